@@ -1,0 +1,120 @@
+"""Datasets on the volume: normalised rows, content-addressed, and what was found when they were uploaded."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from core.errors import NotFoundError
+from core.volume import Volume, flush_to_disk
+
+ROWS_FILE = "rows.jsonl"
+RECORD_FILE = "dataset.json"
+
+
+class Row(BaseModel):
+    """One pair to learn from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str
+    completion: str
+
+
+class RowError(BaseModel):
+    """Why a line of the upload cannot be used. Lines count from 1, the header included."""
+
+    line: int
+    column: str | None = None
+    code: str
+    message: str
+
+
+class TokenStatistics(BaseModel):
+    """Tokens of source plus target text, by the base model's tokenizer, without the chat template."""
+
+    min: int
+    median: int
+    p95: int
+    max: int
+    total: int
+
+
+class DatasetReport(BaseModel):
+    errors: list[RowError] = []
+    warnings: list[str] = []
+    duplicates: int = 0
+    empty: int = 0
+    too_long: int = 0
+    tokens: TokenStatistics | None = None
+
+
+class Dataset(BaseModel):
+    """`sha256` is of the normalised rows; `mapping` says which column became which side."""
+
+    id: str
+    name: str
+    format: str
+    rows: int
+    columns: list[str]
+    mapping: dict[str, str]
+    sha256: str
+    created_at: datetime
+    report: DatasetReport
+    preview: list[Row]
+
+
+class DatasetStore:
+    """Datasets as folders: rows.jsonl and dataset.json."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    def save(self, dataset: Dataset, staged: Path) -> Dataset:
+        """Publishes the folder `staged`, which holds rows.jsonl; returns the older record if it is there already."""
+        (staged / RECORD_FILE).write_text(dataset.model_dump_json(), encoding="utf-8")
+        flush_to_disk(staged)
+        target = self._volume.datasets / dataset.id
+        try:
+            staged.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        return self.get(dataset.id)
+
+    def get(self, dataset_id: str) -> Dataset:
+        """Raises NotFoundError `dataset_not_found`."""
+        if dataset_id.isascii() and dataset_id.replace("-", "").isalnum():
+            try:
+                record = (self._volume.datasets / dataset_id / RECORD_FILE).read_bytes()
+                return Dataset.model_validate_json(record)
+            except (FileNotFoundError, OSError):
+                pass
+        raise NotFoundError(
+            f"dataset {dataset_id[:80]!r} does not exist; POST /datasets uploads one",
+            code="dataset_not_found",
+        )
+
+    def list(self) -> list[Dataset]:
+        """Newest first."""
+        found = [self.get(p.name) for p in self._volume.datasets.iterdir() if p.is_dir()]
+        return sorted(found, key=lambda d: d.created_at, reverse=True)
+
+    def rows(self, dataset_id: str) -> Iterator[Row]:
+        """Streams the rows in upload order."""
+        with self.rows_path(dataset_id).open(encoding="utf-8") as file:
+            for line in file:
+                yield Row.model_validate(json.loads(line))
+
+    def rows_path(self, dataset_id: str) -> Path:
+        return self._volume.datasets / dataset_id / ROWS_FILE
+
+    def delete(self, dataset_id: str) -> None:
+        """Raises NotFoundError."""
+        self.get(dataset_id)
+        with self._volume.staged_folder() as staged:
+            (self._volume.datasets / dataset_id).rename(staged / "deleted")
+            shutil.rmtree(staged / "deleted")

@@ -1,0 +1,132 @@
+"""The one place that turns a source text into a prompt, for training and for serving alike."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from core.errors import InvalidError
+
+_SENTINEL = "\u4e00a1b2c3"  # a completion that no template contains, to find what follows it
+# Llama 3's templates write today's date into the prompt unless told one; a sealed prompt must not change overnight.
+_DATE = "26 Jul 2024"
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    chat_template: str | None
+    eos_token_id: int | None
+    all_special_ids: list[int]
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+
+
+class Prompt(BaseModel):
+    """How a source text becomes the user's turn. `template` holds `{text}` once or more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: str | None = Field(None, max_length=8000)
+    template: str = Field("{text}", max_length=8000)
+
+    @field_validator("template")
+    @classmethod
+    def _has_text(cls, template: str) -> str:
+        if "{text}" not in template:
+            raise ValueError(f"template {template!r} must contain {{text}}")
+        return template
+
+    def messages(self, text: str) -> list[dict[str, str]]:
+        turns = [{"role": "system", "content": self.system}] if self.system else []
+        # Not str.format: a text or a template may hold braces of its own.
+        return [*turns, {"role": "user", "content": self.template.replace("{text}", text)}]
+
+
+class SealedPrompt(Prompt):
+    """A prompt with the chat template it was trained through; kept in an adapter's seal."""
+
+    chat_template: str
+
+
+class PromptRenderer:
+    """Renders one sealed prompt with one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: SealedPrompt) -> None:
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+
+    def prompt_text(self, text: str) -> str:
+        """Source text -> what the model reads before it answers."""
+        return self._render(self._prompt.messages(text), add_generation_prompt=True)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Source text -> token ids, [prompt_tokens]; the same for training and for serving."""
+        return self._tokenizer.encode(self.prompt_text(text), add_special_tokens=False)
+
+    def completion_ids(self, text: str, completion: str) -> list[int]:
+        """Target text -> token ids, [completion_tokens], ending in the template's own end of turn.
+
+        Taken from the encoding of the whole conversation where that begins with the prompt's ids; where a token
+        would straddle the border, encoded apart, since serving generates from exactly those ids.
+        """
+        prompt_ids = self.prompt_ids(text)
+        answer = self._completion_text(text, completion)
+        whole_ids = self._tokenizer.encode(
+            self.prompt_text(text) + answer, add_special_tokens=False
+        )
+        if whole_ids[: len(prompt_ids)] == prompt_ids:
+            return whole_ids[len(prompt_ids) :]
+        return self._tokenizer.encode(answer, add_special_tokens=False)
+
+    def stop_token_ids(self, eos_token_ids: Sequence[int]) -> list[int]:
+        """The model's end tokens and the token with which the template ends an assistant's turn."""
+        stops = {*eos_token_ids}
+        if self._tokenizer.eos_token_id is not None:
+            stops.add(self._tokenizer.eos_token_id)
+        ending = self._completion_text("x", _SENTINEL).partition(_SENTINEL)[2]
+        ending_ids = self._tokenizer.encode(ending, add_special_tokens=False)
+        if ending_ids and ending_ids[0] in self._tokenizer.all_special_ids:
+            stops.add(ending_ids[0])
+        return sorted(stops)
+
+    def _completion_text(self, text: str, completion: str) -> str:
+        turns = self._prompt.messages(text)
+        before = self._render(turns, add_generation_prompt=True)
+        whole = self._render([*turns, {"role": "assistant", "content": completion}])
+        if not whole.startswith(before):
+            raise InvalidError(
+                "this model's chat template renders a conversation differently once it is "
+                "answered; its prompt cannot be the same in training and in serving",
+                code="chat_template_unusable",
+            )
+        return whole[len(before) :]
+
+    def _render(
+        self, turns: list[dict[str, str]], *, add_generation_prompt: bool = False
+    ) -> str:
+        rendered = self._tokenizer.apply_chat_template(
+            turns,
+            chat_template=self._prompt.chat_template,
+            tokenize=False,
+            date_string=_DATE,
+            add_generation_prompt=add_generation_prompt,
+        )
+        return str(rendered)
+
+
+# For a model that has no chat template of its own.
+PLAIN_CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def seal_prompt(prompt: Prompt, tokenizer: Tokenizer) -> SealedPrompt:
+    """Fixes the chat template that `prompt` is rendered through from now on."""
+    return SealedPrompt(
+        system=prompt.system,
+        template=prompt.template,
+        chat_template=tokenizer.chat_template or PLAIN_CHAT_TEMPLATE,
+    )

@@ -1,0 +1,29 @@
+"""The Celery app and the one task's name. Only job ids cross the queue; the records are in Redis."""
+
+from celery import Celery
+
+from core.settings import Settings
+
+TRAIN_TASK = "dragoman.train"
+TRAINING_QUEUE = "training"
+
+
+def create_queue(settings: Settings) -> Celery:
+    """A Celery app over the Redis of `settings`."""
+    url = settings.redis_url
+    queue = Celery("dragoman", broker=url.replace("unix://", "redis+socket://", 1))
+    queue.conf.update(
+        task_ignore_result=True,
+        task_default_queue=TRAINING_QUEUE,
+        task_serializer="json",
+        accept_content=["json"],
+        # A message is gone only when its job has ended; a second delivery finds nothing to claim.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        broker_connection_retry_on_startup=True,
+        # Sending must fail soon rather than hang a request.
+        broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 10},
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2},
+    )
+    return queue

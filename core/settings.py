@@ -1,0 +1,62 @@
+"""All configuration: environment variables with the prefix DRAGOMAN_, or a .env file. Never read at import time."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One field per environment variable; README.md holds the same table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DRAGOMAN_", env_file=".env", env_ignore_empty=True, extra="ignore"
+    )
+
+    host: str = Field("127.0.0.1", description="address that the server listens on")
+    port: int = Field(8000, ge=0, le=65535, description="port that the server listens on")
+    data_dir: Path = Field(
+        Path("data"), description="the shared volume: datasets, jobs and adapters"
+    )
+    redis_url: str = Field("", description="redis://…, rediss://… or unix://…; empty: embedded")
+    base_model: str = Field("", description="local path or hub name; empty: the embedded one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
+    compute_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description="dtype of activations; auto: float32 on a CPU, bfloat16 (else float16) on a GPU",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="how much server and worker log"
+    )
+
+    # Serving
+    max_running: int = Field(64, ge=1, le=1024, description="sequences in one step")
+    max_waiting: int = Field(1024, ge=1, description="sequences in the queue before 503")
+    max_prefill_tokens: int = Field(512, ge=16, description="prompt tokens in one step")
+    kv_cache_tokens: int = Field(
+        0, ge=0, description="tokens in the key/value store; 0: chosen from free memory"
+    )
+    lora_width: int = Field(
+        128, ge=8, le=4096, description="columns of the LoRA bank = sum of resident ranks"
+    )
+    max_adapters: int = Field(64, ge=1, le=4096, description="resident adapter versions")
+    adapter_wait_s: float = Field(
+        30.0, gt=0, description="longest wait for a place in the LoRA bank before 503"
+    )
+
+    # Limits on requests
+    max_text_chars: int = Field(20_000, ge=1, description="characters in one text to translate")
+    max_batch: int = Field(256, ge=1, description="texts in one request")
+    max_alternatives: int = Field(8, ge=0, le=32, description="alternatives to one translation")
+    max_new_tokens: int = Field(1024, ge=1, description="most tokens a request may ask for")
+    max_body_mb: int = Field(2, ge=1, description="size of a JSON or form body, MiB")
+    max_upload_mb: int = Field(512, ge=1, description="size of an uploaded file, MiB")
+
+    # Jobs
+    max_queued_jobs: int = Field(100, ge=1, description="jobs waiting before 503")
+    max_attempts: int = Field(3, ge=1, description="times a job is started before it fails")
+    job_lease_s: float = Field(
+        30.0, ge=1, description="a worker silent for so long has lost its job"
+    )
+    stop_grace_s: float = Field(10.0, ge=0, description="time that running requests get at exit")

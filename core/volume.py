@@ -1,0 +1,68 @@
+"""The shared volume: where things lie, and how they appear there whole or not at all."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Volume:
+    """Paths below DATA_DIR. Everything is staged first and then renamed, so a reader never sees half of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+        self.datasets = self.root / "datasets"
+        self.jobs = self.root / "jobs"
+        self.adapters = self.root / "adapters"
+        self._staging = self.root / "staging"
+
+    def create(self) -> None:
+        """Makes the folders. Raises OSError where the volume cannot be written."""
+        for folder in (self.datasets, self.jobs, self.adapters, self._staging):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def check_writable(self) -> None:
+        """Raises OSError, saying why, if nothing can be written."""
+        probe = self._staging / f".probe-{secrets.token_hex(4)}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+
+    def attempt(self, job_id: str, attempt: int) -> Path:
+        """The folder of one attempt at a job: metrics.jsonl, log.txt, the trainer's output."""
+        return self.jobs / job_id / f"attempt-{attempt}"
+
+    @contextmanager
+    def staged_folder(self) -> Iterator[Path]:
+        """A private folder on the volume, to be renamed into place; removed if it was not."""
+        folder = self._staging / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Replaces the file at `path` in one step."""
+        staged = self._staging / secrets.token_hex(8)
+        staged.write_text(json.dumps(value, ensure_ascii=False, indent=1))
+        flush_to_disk(staged)
+        try:
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Makes a file's content, or a folder's entries and all below it, survive a power cut."""
+    if path.is_dir():
+        for child in path.iterdir():
+            flush_to_disk(child)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""The Celery worker: one fine-tuning job at a time per device."""
