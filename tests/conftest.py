@@ -1,0 +1,51 @@
+"""Real parts for every test: a redis-server of our own, a volume in a temporary folder."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from core.settings import Settings
+from core.volume import Volume
+from embedded.redis_server import EmbeddedRedis
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_from_outside() -> Iterator[None]:
+    """What the person running the tests has configured must change no result."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("DRAGOMAN_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _redis_server(
+    _no_settings_from_outside: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis-data")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(_redis_server: EmbeddedRedis) -> str:
+    """A real, empty Redis. One server per session; flushed before each test."""
+    with redis.Redis.from_url(_redis_server.url) as client:
+        client.flushall()
+    return _redis_server.url
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    """An empty volume with its folders."""
+    volume = Volume(tmp_path / "data")
+    volume.create()
+    return volume
+
+
+@pytest.fixture
+def settings(volume: Volume, redis_url: str) -> Settings:
+    """Defaults, but for `volume` and `redis_url`."""
+    return Settings(_env_file=None, data_dir=volume.root, redis_url=redis_url)
