@@ -112,7 +112,7 @@ class AdapterRegistry:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
 
-    def list(self) -> list[Adapter]:
+    def all(self) -> list[Adapter]:
         names = (p.name for p in self._volume.adapters.iterdir() if _NAME.fullmatch(p.name))
         adapters = (self._read(name) for name in sorted(names))
         return [a for a in adapters if a.versions]
@@ -205,7 +205,7 @@ class AdapterRegistry:
             return None
 
     def _raise_not_found(self, ref: str) -> NoReturn:
-        names = [a.name for a in self.list()]
+        names = [a.name for a in self.all()]
         raise NotFoundError(
             f"adapter {ref[:80]!r} does not exist; there are: {', '.join([*names, BASE])}",
             code="adapter_not_found",

@@ -98,7 +98,7 @@ class DatasetStore:
             code="dataset_not_found",
         )
 
-    def list(self) -> list[Dataset]:
+    def all(self) -> list[Dataset]:
         """Newest first."""
         found = [self.get(p.name) for p in self._volume.datasets.iterdir() if p.is_dir()]
         return sorted(found, key=lambda d: d.created_at, reverse=True)

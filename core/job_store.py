@@ -209,7 +209,7 @@ class JobStore:
             raise NotFoundError(f"job {job_id[:80]!r} does not exist", code="job_not_found")
         return _parse(fields)
 
-    def list(
+    def find(
         self,
         *,
         status: JobStatus | None = None,
