@@ -1,8 +1,8 @@
 """Datasets on the volume: normalised rows, content-addressed, and what was found when they were uploaded."""
 
 import json
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -44,8 +44,11 @@ class TokenStatistics(BaseModel):
 
 
 class DatasetReport(BaseModel):
+    """What an upload held. `errors` are the first of the `unusable` rows; the other counts are of all."""
+
     errors: list[RowError] = []
     warnings: list[str] = []
+    unusable: int = 0
     duplicates: int = 0
     empty: int = 0
     too_long: int = 0
@@ -91,7 +94,7 @@ class DatasetStore:
             try:
                 record = (self._volume.datasets / dataset_id / RECORD_FILE).read_bytes()
                 return Dataset.model_validate_json(record)
-            except (FileNotFoundError, OSError):
+            except OSError:
                 pass
         raise NotFoundError(
             f"dataset {dataset_id[:80]!r} does not exist; POST /datasets uploads one",
@@ -100,7 +103,10 @@ class DatasetStore:
 
     def all(self) -> list[Dataset]:
         """Newest first."""
-        found = [self.get(p.name) for p in self._volume.datasets.iterdir() if p.is_dir()]
+        found = []
+        for folder in self._volume.datasets.iterdir():
+            with suppress(NotFoundError):  # deleted meanwhile, or no dataset
+                found.append(self.get(folder.name))
         return sorted(found, key=lambda d: d.created_at, reverse=True)
 
     def rows(self, dataset_id: str) -> Iterator[Row]:
@@ -115,6 +121,6 @@ class DatasetStore:
     def delete(self, dataset_id: str) -> None:
         """Raises NotFoundError."""
         self.get(dataset_id)
-        with self._volume.staged_folder() as staged:
+        with self._volume.staged_folder() as staged, suppress(FileNotFoundError):
+            # Suppressed: another request deleted it meanwhile. What is staged goes with the folder.
             (self._volume.datasets / dataset_id).rename(staged / "deleted")
-            shutil.rmtree(staged / "deleted")

@@ -48,9 +48,9 @@ class Volume:
     def write_json(self, path: Path, value: Any) -> None:
         """Replaces the file at `path` in one step."""
         staged = self._staging / secrets.token_hex(8)
-        staged.write_text(json.dumps(value, ensure_ascii=False, indent=1))
-        flush_to_disk(staged)
         try:
+            staged.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+            flush_to_disk(staged)
             staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)
