@@ -1,0 +1,103 @@
+"""Which format a file is in: its name decides, then how it begins."""
+
+import json
+from enum import StrEnum
+from pathlib import PurePath
+from typing import BinaryIO
+
+from app.ingestion.records import UnreadableError, UnsupportedFormatError, printable
+
+ACCEPTED_FORMATS = (
+    "CSV or TSV with a header line, JSONL (one object a line), or JSON (a list of objects)"
+)
+_HEAD_BYTES = 64 * 1024
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    JSON = "json"
+
+
+_BY_SUFFIX = {
+    ".csv": Format.CSV,
+    ".tsv": Format.TSV,
+    ".tab": Format.TSV,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".json": Format.JSON,
+}
+# Often tried; without this they would fail later, with a less helpful word about encoding.
+_OTHER_SUFFIXES = frozenset({
+    ".arrow", ".bz2", ".doc", ".docx", ".feather", ".gz", ".html", ".ods", ".parquet", ".pdf",
+    ".tar", ".tmx", ".xls", ".xlsx", ".xliff", ".xml", ".xz", ".yaml", ".yml", ".zip", ".zst",
+})  # fmt: skip
+_OTHER_BEGINNINGS = (
+    b"PK\x03\x04",
+    b"PAR1",
+    b"ARROW1",
+    b"\x1f\x8b",
+    b"BZh",
+    b"%PDF",
+    b"<?xml",
+    b"<tmx",
+)
+
+
+def detect_format(file: BinaryIO, filename: str) -> Format:
+    """Reads the beginning of `file`.
+
+    Raises UnsupportedFormatError for a format that is not read here, UnreadableError for a `.json`
+    that holds neither a list nor one object a line.
+    """
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    suffix = PurePath(filename).suffix.lower()
+    if suffix in _OTHER_SUFFIXES or head.startswith(_OTHER_BEGINNINGS):
+        raise _unsupported(filename)
+    # A last character cut in two is dropped; wrong bytes elsewhere are found by check_encoding.
+    text = head.decode("utf-8-sig", "ignore").lstrip()
+    by_suffix = _BY_SUFFIX.get(suffix)
+    if by_suffix in (Format.JSON, Format.JSONL):
+        return _json_format(by_suffix, text)
+    return by_suffix or _by_content(text, filename)
+
+
+def _json_format(by_suffix: Format, text: str) -> Format:
+    if text.startswith("["):
+        return Format.JSON
+    if by_suffix is Format.JSONL or _is_object_a_line(text):
+        return Format.JSONL
+    raise UnreadableError(
+        "not_a_list", f"the JSON is not a list of objects; accepted is {ACCEPTED_FORMATS}"
+    )
+
+
+def _is_object_a_line(text: str) -> bool:
+    first, _, rest = text.partition("\n")
+    try:
+        return isinstance(json.loads(first), dict) and bool(rest.strip())
+    except (ValueError, RecursionError):
+        return False
+
+
+def _by_content(text: str, filename: str) -> Format:
+    if text.startswith("["):
+        return Format.JSON
+    if text.startswith("{"):
+        return Format.JSONL
+    header = text.partition("\n")[0]
+    if "\t" in header:
+        return Format.TSV
+    if "," in header or ";" in header:
+        return Format.CSV
+    raise _unsupported(filename)
+
+
+def _unsupported(filename: str) -> UnsupportedFormatError:
+    return UnsupportedFormatError(
+        f"{printable(filename)!r} is not in a format that is read here; accepted is "
+        f"{ACCEPTED_FORMATS}",
+        accepted=[str(f) for f in Format],
+    )

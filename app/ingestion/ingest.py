@@ -1,0 +1,195 @@
+"""One upload -> one dataset on the volume, or a refusal that names every faulty line and leaves nothing."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import BinaryIO, Literal, NoReturn
+
+from app.ingestion.encoding import check_encoding, opened_as_text
+from app.ingestion.formats import detect_format
+from app.ingestion.mapping import Mapping, check_mapping, guess_mapping, has_common_names
+from app.ingestion.pairs import Pair, read_pair
+from app.ingestion.reader import read_table
+from app.ingestion.records import Table, UnreadableError, printable
+from app.ingestion.report import ReportBuilder
+from app.ingestion.seen import Seen, SeenRows
+from core.datasets import ROWS_FILE, Dataset, DatasetStore, Row, RowError
+from core.errors import InvalidError
+from core.volume import Volume
+
+OnError = Literal["fail", "skip"]
+CountTokens = Callable[[list[str]], list[int]]
+
+_BATCH_ROWS = 512
+_NUM_PREVIEWED = 5
+_MAX_PREVIEW_CHARS = 2000
+_MAX_NAME_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it came, and what its sender said of it. `name` is the file's own if there is none."""
+
+    file: BinaryIO
+    filename: str
+    name: str | None = None
+    mapping: Mapping | None = None
+    on_error: OnError = "fail"
+
+
+def ingest(
+    upload: Upload,
+    *,
+    store: DatasetStore,
+    volume: Volume,
+    count_tokens: CountTokens,
+    max_tokens: int = 512,
+) -> Dataset:
+    """Streams the rows to the volume. The same rows again give the dataset that is there already.
+
+    Raises InvalidError `dataset_invalid`, with the report, and UnsupportedFormatError.
+    """
+    report = ReportBuilder(max_tokens)
+    try:
+        file_format = detect_format(upload.file, upload.filename)
+        check_encoding(upload.file)
+        with opened_as_text(upload.file) as text, volume.staged_folder() as staged:
+            table = read_table(text, file_format)
+            mapping = _settle_mapping(upload.mapping, table, report)
+            writer = _RowWriter(staged / ROWS_FILE, report, count_tokens)
+            for batch in _batches(_usable_pairs(table, mapping, report)):
+                # Nothing will be kept once a row has failed; the rest is read for the report.
+                if upload.on_error == "skip" or not report.num_errors:
+                    writer.write(batch)
+            if not report.num_rows or (report.num_errors and upload.on_error == "fail"):
+                _refuse(upload, report)
+            dataset = Dataset(
+                id=f"ds-{writer.sha256[:16]}",
+                name=_dataset_name(upload),
+                format=file_format,
+                rows=report.num_rows,
+                columns=[printable(column) for column in table.columns],
+                mapping=mapping.named(),
+                sha256=writer.sha256,
+                created_at=datetime.now(UTC),
+                report=report.build(),
+                preview=writer.preview,
+            )
+            kept = store.save(dataset, staged)
+    except UnreadableError as error:
+        report.add_error(error.fault)
+        _refuse(upload, report, first=error.fault)
+    # The dataset may be there from another upload, with other faults; the answer tells of this one's.
+    return kept.model_copy(update={"report": dataset.report})
+
+
+class _RowWriter:
+    """Writes rows.jsonl, hashing and counting tokens as it goes."""
+
+    def __init__(self, path: Path, report: ReportBuilder, count_tokens: CountTokens) -> None:
+        self._path = path
+        self._report = report
+        self._count_tokens = count_tokens
+        self._digest = hashlib.sha256()
+        self.preview: list[Row] = []
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def write(self, batch: list[Pair]) -> None:
+        rows = [pair.row for pair in batch]
+        self.preview += [_clipped(row) for row in rows[: _NUM_PREVIEWED - len(self.preview)]]
+        content = "".join(
+            json.dumps({"prompt": r.prompt, "completion": r.completion}, ensure_ascii=False) + "\n"
+            for r in rows
+        ).encode()
+        self._digest.update(content)
+        with self._path.open("ab") as file:
+            file.write(content)
+        counts = self._count_tokens([r.prompt for r in rows] + [r.completion for r in rows])
+        for pair, of_prompt, of_completion in zip(
+            batch, counts[: len(rows)], counts[len(rows) :], strict=True
+        ):
+            self._report.add_row(pair.line, of_prompt + of_completion)
+
+
+def _settle_mapping(given: Mapping | None, table: Table, report: ReportBuilder) -> Mapping:
+    if not table.columns:
+        # No row could be read, or there is none: each is reported as it comes.
+        return given or Mapping(source="prompt", target="completion")
+    if given is not None:
+        check_mapping(given, table.columns)
+        return given
+    mapping = guess_mapping(table.columns)
+    if not has_common_names(mapping):
+        report.add_note(
+            f"{printable(str(mapping.source))!r} was taken as the source and "
+            f"{printable(str(mapping.target))!r} as the target, as they come first and second; "
+            "send mapping if it is otherwise"
+        )
+    return mapping
+
+
+def _usable_pairs(table: Table, mapping: Mapping, report: ReportBuilder) -> Iterator[Pair]:
+    """Pairs worth keeping; everything else goes into the report."""
+    seen = SeenRows()
+    for record in table.records:
+        pair = record if isinstance(record, RowError) else read_pair(record, mapping)
+        if isinstance(pair, RowError):
+            report.add_error(pair)
+            continue
+        verdict = seen.add(pair.row)
+        if verdict is Seen.DUPLICATE:
+            report.duplicates.add(pair.line)
+            continue
+        if verdict is Seen.CONTRADICTION:
+            report.contradictions.add(pair.line)
+        if pair.row.prompt == pair.row.completion:
+            report.copies.add(pair.line)
+        if pair.has_system:
+            report.systems.add(pair.line)
+        yield pair
+
+
+def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    while batch := list(islice(pairs, _BATCH_ROWS)):
+        yield batch
+
+
+def _refuse(upload: Upload, report: ReportBuilder, first: RowError | None = None) -> NoReturn:
+    """`first`: the fault to name, if it is not the first in the file."""
+    if not report.num_errors:
+        report.add_error(RowError(line=1, code="no_rows", message="there are no rows"))
+    fault = first or report.first_error
+    assert fault is not None
+    where = f"line {fault.line}" + (f", column {fault.column!r}" if fault.column else "")
+    message = f"{_filename(upload)!r}, {where}: {fault.message}"
+    if report.num_errors > 1:
+        message += f"; {report.num_errors - 1:,} more lines are faulty, see report"
+    if fault.code != "no_rows" and first is None and upload.on_error == "fail":
+        message += "; on_error=skip drops such rows"
+    report.forget_tokens()  # not all rows were counted
+    raise InvalidError(
+        message, code="dataset_invalid", report=report.build().model_dump(mode="json")
+    )
+
+
+def _filename(upload: Upload) -> str:
+    return printable(PurePath(upload.filename).name)
+
+
+def _dataset_name(upload: Upload) -> str:
+    name = (upload.name or "").strip() or PurePath(upload.filename).stem or "dataset"
+    return printable(name, _MAX_NAME_CHARS)
+
+
+def _clipped(row: Row) -> Row:
+    return Row(
+        prompt=printable(row.prompt, _MAX_PREVIEW_CHARS),
+        completion=printable(row.completion, _MAX_PREVIEW_CHARS),
+    )

@@ -1,0 +1,68 @@
+"""What the readers hand on: numbered records, and the ways in which a file can fail."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from core.datasets import RowError
+from core.errors import ServiceError
+
+# A text of this size is far beyond any context; it bounds what one row can cost.
+MAX_FIELD_CHARS = 131_072
+MAX_LINE_CHARS = 4 * 1024 * 1024
+MAX_COLUMN_CHARS = 1000
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Record(NamedTuple):
+    """One row of the upload, by column name. `line` is where it begins, counted from 1."""
+
+    line: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's columns in order, and its rows; a faulty row comes as a RowError."""
+
+    columns: list[str]
+    records: Iterator[Record | RowError]
+
+
+class UnreadableError(Exception):
+    """The file as a whole cannot be read, or not from this line on; on_error=skip does not help."""
+
+    def __init__(
+        self, code: str, message: str, *, line: int = 1, column: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.fault = RowError(line=line, column=column, code=code, message=message)
+
+
+class FaultyRowError(Exception):
+    """One row cannot be used; the rows around it can."""
+
+    def __init__(self, code: str, message: str, column: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.column = column
+
+
+class UnsupportedFormatError(ServiceError):
+    """The file is of a kind that is not read here."""
+
+    status_code = 415
+    code = "unsupported_format"
+
+
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold `text`: JSON can spell half of a surrogate pair, which it cannot."""
+    return text.isascii() or not _SURROGATE.search(text)
+
+
+def printable(text: str, max_chars: int = 100) -> str:
+    """`text` cut to a length fit for messages, and fit for UTF-8."""
+    text = text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+    return text.encode("utf-8", "replace").decode("utf-8")
