@@ -9,7 +9,7 @@ changes with every claim and every sweep, so a worker that was given up can no l
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from redis import Redis
 from core.errors import ConflictError, NotFoundError, UnavailableError
 from core.jobs import CLAIMED, ENDED, Job, JobError, JobStatus, Progress
 from core.metrics import Metric
+from core.queue import TRAINING_QUEUE
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ _WRITE = (
     + """
 if redis.call('HGET', job, 'fence') ~= ARGV[2] then return 'fenced' end
 if ARGV[4] ~= '' then
+  if status == ARGV[4] then return 'ok' end  -- done before; only the answer was lost on its way
   local allowed = false
   for _, s in ipairs(cjson.decode(ARGV[5])) do if s == status then allowed = true end end
   if not allowed then return status end
@@ -105,6 +107,20 @@ for field, value in pairs(cjson.decode(ARGV[6])) do redis.call('HSET', job, fiel
 if ARGV[7] ~= '' then emit(ARGV[7], ARGV[8]) end
 if ARGV[4] ~= '' then set_status(ARGV[4], ARGV[3]) end
 return 'ok'
+"""
+)
+
+# ARGV: id, token, now -> whether it was still held
+_RELEASE = (
+    _PRELUDE
+    + """
+if redis.call('HGET', job, 'fence') ~= ARGV[2] or redis.call('DEL', lease) == 0 then return 0 end
+redis.call('HINCRBY', job, 'fence', 1)
+if status == 'cancelling' then set_status('cancelled', ARGV[3]) return 1 end
+redis.call('HINCRBY', job, 'attempt', -1)
+redis.call('HDEL', job, 'sent_at', 'started_at', 'progress')
+set_status('queued', ARGV[3])
+return 1
 """
 )
 
@@ -137,7 +153,7 @@ if tonumber(redis.call('HGET', job, 'attempt')) >= tonumber(ARGV[3]) then
   set_status('failed', ARGV[2])
   return 'failed'
 end
-redis.call('HDEL', job, 'sent_at', 'progress')
+redis.call('HDEL', job, 'sent_at', 'started_at', 'progress')
 set_status('queued', ARGV[2])
 return 'queued'
 """
@@ -166,6 +182,7 @@ class JobStore:
         self._claim = redis.register_script(_CLAIM)
         self._renew = redis.register_script(_RENEW)
         self._write = redis.register_script(_WRITE)
+        self._release = redis.register_script(_RELEASE)
         self._cancel = redis.register_script(_CANCEL)
         self._sweep = redis.register_script(_SWEEP)
 
@@ -235,7 +252,7 @@ class JobStore:
     def count_open(self) -> dict[str, int]:
         """How many jobs are in each status that has not ended."""
         counts: dict[str, int] = {}
-        for job_id in self._redis.smembers(_OPEN):  # type: ignore[union-attr]
+        for job_id in self._open_ids():
             status = self._redis.hget(f"dragoman:job:{job_id}", "status")
             if status:
                 counts[str(status)] = counts.get(str(status), 0) + 1
@@ -243,8 +260,7 @@ class JobStore:
 
     def uses_dataset(self, dataset_id: str) -> bool:
         """Whether a job that has not ended trains on it."""
-        ids = self._redis.smembers(_OPEN)
-        return any(self.get(i).dataset_id == dataset_id for i in ids)  # type: ignore[union-attr]
+        return any(self.get(i).dataset_id == dataset_id for i in self._open_ids())
 
     def cancel(self, job_id: str) -> Job:
         """Ends a waiting job at once; a running one becomes `cancelling` until its worker has stopped.
@@ -265,27 +281,36 @@ class JobStore:
         self._redis.hset(f"dragoman:job:{job_id}", "sent_at", _now())
 
     def sweep(self) -> list[str]:
-        """Takes jobs from dead workers; returns the ids that must be sent to the queue (again)."""
-        to_send = []
-        for job_id in self._redis.smembers(_OPEN):  # type: ignore[union-attr]
+        """Takes jobs from dead workers; returns the ids that must be sent to the queue (again), oldest first."""
+        to_send: dict[str, str] = {}
+        for job_id in self._open_ids():
             outcome = self._sweep(
                 keys=_keys(job_id),
                 args=[job_id, _now(), self._max_attempts, json.dumps(sorted(CLAIMED))],
             )
             if outcome:
                 logger.warning("job %s lost its worker and is now %s", job_id, outcome)
-            if self._is_unsent(job_id):
-                to_send.append(job_id)
-        return to_send
+            created_at = self._lacks_message(job_id)
+            if created_at:
+                to_send[job_id] = created_at
+        return sorted(to_send, key=lambda i: to_send[i])
 
-    def _is_unsent(self, job_id: str) -> bool:
-        """Whether it is queued but its message was never sent: its sender died, or Redis refused."""
+    def _lacks_message(self, job_id: str) -> str | None:
+        """When the job was created, if it is queued and no message will start it."""
         key = f"dragoman:job:{job_id}"
-        status, sent_at, created_at = self._redis.hmget(key, "status", "sent_at", "created_at")  # type: ignore[misc]
-        if status != JobStatus.QUEUED or sent_at or not created_at:
-            return False
-        age = datetime.now(UTC) - datetime.fromisoformat(created_at)
-        return age.total_seconds() > _RESEND_AFTER_S
+        fields = self._redis.hmget(key, "status", "sent_at", "created_at")
+        status, sent_at, created_at = (str(f) if f else None for f in fields)
+        if status != JobStatus.QUEUED or not created_at:
+            return None
+        # Never sent: its sender died, or Redis refused. Or sent, taken by a worker, and not claimed: that worker
+        # died in between; Celery gives such a message back only after its visibility timeout, an hour later.
+        age = datetime.now(UTC) - datetime.fromisoformat(sent_at or created_at)
+        is_old = age.total_seconds() > _RESEND_AFTER_S
+        is_waiting = sent_at is not None and bool(self._redis.exists(TRAINING_QUEUE))
+        return created_at if is_old and not is_waiting else None
+
+    def _open_ids(self) -> list[str]:
+        return [str(i) for i in self._redis.smembers(_OPEN)]
 
     # What only the worker that holds a job may do
 
@@ -304,6 +329,13 @@ class JobStore:
         if not status:
             raise LeaseLostError(claim.job.id)
         return JobStatus(status)
+
+    def release(self, claim: Claim) -> None:
+        """Hands the job back as if it had not been claimed: queued, and the attempt does not count.
+
+        A job that is being cancelled becomes `cancelled`. Does nothing if the lease is lost.
+        """
+        self._release(keys=_keys(claim.job.id), args=[claim.job.id, claim.token, _now()])
 
     def move(
         self,
@@ -354,13 +386,23 @@ class JobStore:
         fields: dict[str, str],
         *,
         status: str = "",
-        expected: list[str] | None = None,
+        expected: Sequence[str] = (),
         event_type: str = "",
         event: dict[str, Any] | None = None,
     ) -> bool:
-        args = [claim.job.id, claim.token, _now(), status, json.dumps(expected or [])]
-        args += [json.dumps(fields), event_type, json.dumps(event or {})]
-        answer = self._write(keys=_keys(claim.job.id), args=args)
+        answer = self._write(
+            keys=_keys(claim.job.id),
+            args=[
+                claim.job.id,
+                claim.token,
+                _now(),
+                status,
+                json.dumps(expected),
+                json.dumps(fields),
+                event_type,
+                json.dumps(event or {}),
+            ],
+        )
         if answer == "fenced":
             raise LeaseLostError(claim.job.id)
         return bool(answer == "ok")

@@ -17,7 +17,7 @@ class Tokenizer(Protocol):
 
     chat_template: str | None
     eos_token_id: int | None
-    all_special_ids: list[int]
+    added_tokens_decoder: dict[int, Any]
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
@@ -86,9 +86,12 @@ class PromptRenderer:
         if self._tokenizer.eos_token_id is not None:
             stops.add(self._tokenizer.eos_token_id)
         ending = self._completion_text("x", _SENTINEL).partition(_SENTINEL)[2]
-        ending_ids = self._tokenizer.encode(ending, add_special_tokens=False)
-        if ending_ids and ending_ids[0] in self._tokenizer.all_special_ids:
-            stops.add(ending_ids[0])
+        for token_id in self._tokenizer.encode(ending, add_special_tokens=False)[:1]:
+            # Not `all_special_ids`, which lists only the tokens that have a role, such as eos. And not a newline's
+            # byte token: a translation may have several lines.
+            token = self._tokenizer.added_tokens_decoder.get(token_id)
+            if token is not None and token.special and ending.startswith(str(token)):
+                stops.add(token_id)
         return sorted(stops)
 
     def _completion_text(self, text: str, completion: str) -> str:
@@ -103,9 +106,7 @@ class PromptRenderer:
             )
         return whole[len(before) :]
 
-    def _render(
-        self, turns: list[dict[str, str]], *, add_generation_prompt: bool = False
-    ) -> str:
+    def _render(self, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
         rendered = self._tokenizer.apply_chat_template(
             turns,
             chat_template=self._prompt.chat_template,

@@ -1,0 +1,116 @@
+"""Keeps a claimed job's lease alive while it is worked on, and knows why the work should stop."""
+
+import logging
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from redis import RedisError
+
+from core.job_store import Claim, JobStore, LeaseLostError
+from core.jobs import JobStatus
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_INTERVAL_S = 1.0  # so that a cancel is noticed within a second, however long the lease is
+
+
+class JobCancelledError(Exception):
+    """Somebody asked for this job to be cancelled."""
+
+
+class WorkerStoppingError(Exception):
+    """The worker was told to exit; the job goes back to the queue."""
+
+
+class StopRequest:
+    """Whether, and since when, this process should exit."""
+
+    def __init__(self) -> None:
+        self._made_at_s: float | None = None
+
+    def make(self) -> None:
+        """Safe in a signal handler."""
+        if self._made_at_s is None:
+            self._made_at_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since it was made; None if it was not."""
+        return None if self._made_at_s is None else time.monotonic() - self._made_at_s
+
+
+class LeaseKeeper:
+    """Renews the lease from a thread of its own. `check` is for the code that does the work.
+
+    After a stop request the work has `grace_s` seconds to reach a `check`; then the job is handed back from here and
+    the process ends, because a step on a large model must not hold up a deploy.
+    """
+
+    def __init__(
+        self, store: JobStore, claim: Claim, stop: StopRequest, *, lease_s: float, grace_s: float
+    ) -> None:
+        self._store = store
+        self._claim = claim
+        self._stop = stop
+        self._interval_s = min(lease_s / 4, _LONGEST_INTERVAL_S)
+        self._grace_s = grace_s
+        self._status = JobStatus.PREPARING
+        self._is_lost = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._renew_until_closed, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises LeaseLostError, WorkerStoppingError or JobCancelledError if the work should stop."""
+        if self._is_lost:
+            raise LeaseLostError(self._claim.job.id)
+        if self._status == JobStatus.CANCELLING:
+            raise JobCancelledError(self._claim.job.id)
+        if self._stop.age_s is not None:
+            raise WorkerStoppingError(self._claim.job.id)
+
+    def renew_now(self) -> None:
+        """As `check`, with the record's state of this moment."""
+        self._status = self._store.renew(self._claim)
+        self.check()
+
+    def _renew_until_closed(self) -> None:
+        while not self._closed.wait(self._interval_s):
+            try:
+                self._status = self._store.renew(self._claim)
+            except LeaseLostError:
+                self._is_lost = True
+                return
+            except RedisError as error:
+                # Whether the lease is lost is for Redis to say, once it answers again.
+                logger.warning("cannot renew the lease of job %s: %s", self._claim.job.id, error)
+            self._end_after_grace()
+
+    def _end_after_grace(self) -> None:
+        age_s = self._stop.age_s
+        if age_s is None or age_s < self._grace_s:
+            return
+        logger.warning(
+            "job %s did not reach the end of a step in %.0f s: ending this process",
+            self._claim.job.id,
+            self._grace_s,
+        )
+        try:
+            self._store.release(self._claim)
+        finally:
+            os._exit(1)

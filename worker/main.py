@@ -1,0 +1,93 @@
+"""The Celery entry point: `celery --app worker.main:queue worker --concurrency 1`."""
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+from billiard import active_children
+from celery import Celery
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from redis import RedisError
+
+from core.queue import TRAIN_TASK, create_queue
+from core.settings import Settings
+from worker.tasks import connect_store, train
+
+logger = logging.getLogger(__name__)
+
+_NICENESS = 10
+
+
+def create_worker(settings: Settings) -> Celery:
+    """The queue with the one task that this process does, one at a time."""
+    if not settings.redis_url:
+        sys.exit("DRAGOMAN_REDIS_URL is empty; `make serve` starts a Redis and sets it")
+    queue = create_queue(settings)
+    queue.conf.update(
+        worker_concurrency=1,
+        worker_max_tasks_per_child=1,  # a process per job: its memory goes back, whatever happened
+        broker_connection_max_retries=None,
+    )
+
+    @queue.task(name=TRAIN_TASK)  # type: ignore[untyped-decorator]
+    def _train(job_id: str) -> None:
+        train(job_id, settings)
+
+    def sweep(**_: Any) -> None:
+        sweep_jobs(queue, settings)
+
+    def on_ready(sender: Any, **_: Any) -> None:
+        sweep()
+        sender.timer.call_repeatedly(settings.job_lease_s / 2, sweep)
+
+    worker_ready.connect(on_ready, weak=False)
+    worker_shutting_down.connect(_stop_children, weak=False)
+    worker_process_init.connect(_yield_to_server, weak=False)
+    return queue
+
+
+def sweep_jobs(queue: Celery, settings: Settings) -> None:
+    """Takes jobs from dead workers and sends what waits without a message. The server does the same."""
+    try:
+        store = connect_store(settings)
+        for job_id in store.sweep():
+            queue.send_task(TRAIN_TASK, args=[job_id])
+            store.mark_sent(job_id)
+            logger.info("job %s was sent again", job_id)
+    except (RedisError, queue.connection().recoverable_connection_errors) as error:
+        logger.warning("cannot look after lost jobs now: %s", error)
+
+
+def _stop_children(**_: Any) -> None:
+    """Celery lets a running task end before it exits; a fine-tuning run would take hours to.
+
+    SIGTERM makes it hand its job back at the next step (see worker.tasks).
+    """
+    for child in active_children():
+        os.kill(child.pid, signal.SIGTERM)
+
+
+def _yield_to_server(**_: Any) -> None:
+    """Where training shares its processor with serving, serving goes first."""
+    if not torch.cuda.device_count():
+        os.nice(_NICENESS)
+
+
+def _prepare_process() -> None:
+    # One worker, one device: more workers, each with its own CUDA_VISIBLE_DEVICES, use more.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    # Each job runs in a fork. What is imported before need not be imported again, which takes seconds. Not so with
+    # a GPU: bitsandbytes initialises CUDA when it is imported, and a fork of such a process cannot use it.
+    # device_count() asks NVML and leaves CUDA alone.
+    if not torch.cuda.device_count():
+        importlib.import_module("worker.run")
+
+
+# Celery wants a module attribute; this module is imported by nothing but Celery.
+_prepare_process()
+queue = create_worker(Settings())
