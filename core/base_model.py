@@ -7,7 +7,9 @@ from pathlib import Path
 
 from core.errors import ServiceError
 
-EMBEDDED = Path(__file__).resolve().parent.parent / "models" / "base"
+_MODELS = Path(__file__).resolve().parent.parent / "models"
+EMBEDDED = _MODELS / "base"
+BOXED_ADAPTERS = _MODELS / "adapters"  # trained on the embedded base; copied to a new volume
 
 # QLoRA's storage format (Dettmers et al. 2023, arXiv:2305.14314), in bitsandbytes' names.
 NF4_CONFIG: dict[str, object] = {
@@ -40,7 +42,7 @@ def locate_base_model(name: str) -> Path:
     if (path / "config.json").is_file():
         return path.resolve()
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(

@@ -27,3 +27,8 @@ def create_queue(settings: Settings) -> Celery:
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2},
     )
     return queue
+
+
+def send_training(queue: Celery, job_id: str) -> None:
+    """Puts a job's id into the queue. Raises kombu's OperationalError where Redis cannot be reached."""
+    queue.send_task(TRAIN_TASK, args=[job_id])

@@ -1,0 +1,256 @@
+"""Which adapter versions are resident: read from the volume, checked, loaded, pinned while used, evicted LRU."""
+
+import math
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from app.engine.lora_bank import LoraBank
+from core.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterVersion
+from core.errors import InvalidError, ServiceError, UnavailableError
+
+# Settings of peft.LoraConfig under which an adapter is more than "add B A x": value -> how to say it.
+_REFUSED: dict[str, str] = {
+    "use_dora": "DoRA",
+    "lora_bias": "biases in LoRA layers",
+    "modules_to_save": "fully trained modules",
+    "trainable_token_indices": "trained tokens",
+    "layer_replication": "replicated layers",
+    "target_parameters": "LoRA on bare parameters",
+    "fan_in_fan_out": "transposed weights",
+    "use_qalora": "QALoRA",
+    "alora_invocation_tokens": "activated LoRA",
+}
+# Initialisations that leave the base model as it is. PiSSA, OLoRA, CorDA and LoftQ rewrite it.
+_KEPT_BASE = (True, False, "gaussian", "eva", "orthogonal")
+
+
+def _compiled(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+    return pattern
+
+
+class _PeftConfig(BaseModel):
+    """What decides how adapter_config.json's weights are to be read."""
+
+    model_config = ConfigDict(extra="allow")
+
+    peft_type: str
+    lora_alpha: float = Field(allow_inf_nan=False)
+    alpha_pattern: dict[Annotated[str, AfterValidator(_compiled)], float] | None = None
+    use_rslora: bool = False
+    bias: str = "none"
+    init_lora_weights: Any = True
+
+    def faults(self) -> list[str]:
+        """What makes it more than plain LoRA over the untouched base model."""
+        faults = []
+        if self.peft_type != "LORA":
+            faults.append(f"peft_type {self.peft_type!r}, expected 'LORA'")
+        extra = self.model_extra or {}
+        faults += [
+            f"{key}: {what} are not served" for key, what in _REFUSED.items() if extra.get(key)
+        ]
+        if self.bias != "none":
+            faults.append(f"bias {self.bias!r}, expected 'none'")
+        if self.init_lora_weights not in _KEPT_BASE:
+            faults.append(
+                f"init_lora_weights {self.init_lora_weights!r} rewrites the base model; "
+                "convert the adapter first"
+            )
+        return faults
+
+    def scaling(self, site: str, rank: int) -> float:
+        """As peft computes it: alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
+        alpha = self.lora_alpha
+        for pattern, value in (self.alpha_pattern or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", site):
+                alpha = value
+                break
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeights:
+    """An adapter's weights, ready for the bank: site -> (A [rank, in], B [rank, out], scaled)."""
+
+    rank: int
+    sites: dict[str, tuple[Tensor, Tensor]]
+
+
+def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
+    """Reads a PEFT folder and checks that it is plain LoRA that fits the base model.
+
+    Raises InvalidError `adapter_unusable`, listing everything that does not fit.
+    """
+    try:
+        config = _PeftConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unusable([f"its files cannot be read: {error}"]) from error
+    faults = config.faults()
+    if faults:
+        raise _unusable(faults)
+    sites: dict[str, tuple[Tensor, Tensor]] = {}
+    names = sorted({_site_name(key) for key in tensors})
+    for name in names:
+        site = bank.sites.get(name)
+        a = tensors.pop(f"base_model.model.{name}.lora_A.weight", None)
+        b = tensors.pop(f"base_model.model.{name}.lora_B.weight", None)
+        if site is None or a is None or b is None:
+            faults.append(f"{name}: not a LoRA pair on a linear layer of this base model")
+            continue
+        rank = a.shape[0]
+        expected = (rank, site.base.in_features), (site.base.out_features, rank)
+        if (tuple(a.shape), tuple(b.shape)) != expected:
+            faults.append(
+                f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)}, expected {expected}"
+            )
+            continue
+        # Checked in the bank's dtype, after scaling: what is finite in float32 may not be in float16.
+        a = a.to(bank.dtype)
+        b = (b.T.float() * config.scaling(name, rank)).to(bank.dtype)
+        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+            faults.append(f"{name}: weights that are not finite in {bank.dtype}")
+        sites[name] = (a, b)
+    faults += [f"{key}: unexpected tensor" for key in tensors]
+    if not names:
+        faults.append("it holds no tensors")
+    if faults:
+        raise _unusable(faults)
+    rank = max(a.shape[0] for a, _ in sites.values())
+    if rank > bank.width:
+        raise _unusable([f"rank {rank} is over the bank's {bank.width} columns"])
+    return LoraWeights(rank, sites)
+
+
+def _site_name(key: str) -> str:
+    return re.sub(r"^base_model\.model\.|\.lora_[AB]\.weight$", "", key)
+
+
+def _unusable(faults: list[str]) -> InvalidError:
+    listed = "; ".join(faults[:20]) + (f"; and {len(faults) - 20} more" if faults[20:] else "")
+    return InvalidError(f"the adapter cannot be served: {listed}", code="adapter_unusable")
+
+
+@dataclass(slots=True)
+class _Resident:
+    slot: int
+    rank: int
+    pins: int = 0
+    last_used: float = 0.0
+
+
+class ResidentAdapters:
+    """Owned by the engine's thread, apart from reading files, which a loader thread does.
+
+    A version is known by its reference and its content: a number that is given out again is another adapter.
+    """
+
+    def __init__(
+        self,
+        bank: LoraBank,
+        *,
+        probe: Callable[[int], bool],
+        wake: Callable[[], None],
+        max_wait_s: float,
+    ) -> None:
+        """`probe(slot)` tells whether the adapter gives finite logits; `wake()` is called once files are read."""
+        self._bank = bank
+        self._probe = probe
+        self._wake = wake
+        self._max_wait_s = max_wait_s
+        self._residents: dict[tuple[str, str], _Resident] = {}
+        self._reading: dict[tuple[str, str], Future[LoraWeights]] = {}
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
+        self.num_loads = 0
+        self.num_evictions = 0
+
+    @property
+    def refs(self) -> list[str]:
+        return [ref for ref, _ in list(self._residents)]
+
+    def pin(self, version: AdapterVersion, waiting_since: float) -> int | None:
+        """The slot of `version`, which stays until `unpin`; None while it is being read or finds no room.
+
+        Raises InvalidError `adapter_unusable`, or UnavailableError `adapters_busy` after the longest wait.
+        """
+        key = _key(version)
+        resident = self._residents.get(key) or self._install(key, version, waiting_since)
+        if resident is None:
+            return None
+        resident.pins += 1
+        resident.last_used = time.monotonic()
+        return resident.slot
+
+    def unpin(self, version: AdapterVersion) -> None:
+        self._residents[_key(version)].pins -= 1
+
+    def close(self) -> None:
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _install(
+        self, key: tuple[str, str], version: AdapterVersion, waiting_since: float
+    ) -> _Resident | None:
+        future = self._reading.get(key)
+        if future is None:
+            future = self._loader.submit(read_lora, version.path, self._bank)
+            self._reading[key] = future
+            future.add_done_callback(lambda _: self._wake())
+        if not future.done():
+            return None
+        try:
+            weights = future.result()
+        except ServiceError:
+            del self._reading[key]
+            raise
+        if not self._make_room(weights.rank):
+            if time.monotonic() - waiting_since > self._max_wait_s:
+                del self._reading[key]
+                raise UnavailableError(
+                    f"adapter {version.ref} found no room for its rank {weights.rank} in "
+                    f"{self._max_wait_s:g} s: all {self._bank.width} columns are in use",
+                    code="adapters_busy",
+                    retry_after_s=5,
+                )
+            return None
+        del self._reading[key]
+        slot = self._bank.load(weights.rank, weights.sites)
+        if not self._probe(slot):
+            self._bank.unload(slot)
+            raise _unusable(["its weights are finite, but the model's answer with them is not"])
+        self.num_loads += 1
+        resident = self._residents[key] = _Resident(slot, weights.rank)
+        return resident
+
+    def _make_room(self, rank: int) -> bool:
+        """Evicts unused adapters, the longest unused first, until `rank` columns are free, or none at all."""
+        idle = sorted(
+            (k for k, r in self._residents.items() if not r.pins),
+            key=lambda k: self._residents[k].last_used,
+        )
+        if rank > self._bank.num_free_columns + sum(self._residents[k].rank for k in idle):
+            return False
+        for key in idle:
+            if self._bank.has_room(rank):
+                break
+            self._bank.unload(self._residents.pop(key).slot)
+            self.num_evictions += 1
+        return self._bank.has_room(rank)
+
+
+def _key(version: AdapterVersion) -> tuple[str, str]:
+    return version.ref, version.seal.content_sha256

@@ -1,0 +1,61 @@
+"""Requests that come as JSON or as a form: the body -> one model, or a problem that says what is wrong."""
+
+import json
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData
+
+from core.errors import MalformedError, ServiceError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    status_code = 415
+    code = "unsupported_media_type"
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(request: Request) -> Any:
+    """Raises MalformedError where the body is not JSON in UTF-8, or holds NaN or Infinity."""
+    body = await request.body()
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise MalformedError(
+            f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"the body is not JSON: {error}") from error
+
+
+def validate(model: type[_Model], values: Any) -> _Model:
+    """Raises RequestValidationError, located in the body."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = [{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)]
+        raise RequestValidationError(faults, body=values) from error
+
+
+def form_values(form: FormData) -> dict[str, Any]:
+    """A form's text fields; one that comes several times is a list."""
+    values: dict[str, Any] = {}
+    for key in form:
+        found = form.getlist(key)
+        # As LibreTranslate does: line ends are LF, whatever the browser sent.
+        texts = [v.replace("\r\n", "\n") if isinstance(v, str) else v for v in found]
+        values[key] = texts if len(texts) > 1 else texts[0]
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

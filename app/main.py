@@ -1,0 +1,87 @@
+"""The server: create_app(), what its life begins and ends with, and `python -m app.main`."""
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import uvicorn
+from fastapi import FastAPI
+
+from app import problems
+from app.metrics import Metrics, MetricsMiddleware
+from app.routes import adapters, datasets, jobs, system, translate
+from app.services import Services
+from core.settings import Settings
+
+_DESCRIPTION = (
+    "Turns a parallel corpus into a live translator: one 4-bit base model, many adapters."
+)
+_MIB = 1024 * 1024
+_MULTIPART_SLACK = 64 * 1024  # what the form around a file takes
+
+
+def create_app(
+    settings: Settings, *, on_load_failure: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """The ASGI application. `on_load_failure` is called if the base model cannot be loaded."""
+    services = Services(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await services.start(on_load_failure)
+        try:
+            yield
+        finally:
+            await services.stop()
+
+    app = FastAPI(
+        title="Dragoman",
+        description=_DESCRIPTION,
+        version=version("dragoman"),
+        lifespan=lifespan,
+        max_body_size=settings.max_body_mb * _MIB,
+    )
+    app.state.services = services
+    app.state.metrics = Metrics(services)
+    app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
+    problems.install(app)
+    for room in (translate, adapters, system):
+        app.include_router(room.router)
+    for room in (datasets, jobs):
+        app.include_router(
+            room.router, max_body_size=settings.max_upload_mb * _MIB + _MULTIPART_SLACK
+        )
+    return app
+
+
+def main() -> int:
+    """Serves until SIGTERM or SIGINT; 1 if the base model could not be loaded."""
+    settings = Settings()
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    failed = False
+
+    def give_up() -> None:
+        nonlocal failed
+        failed = True
+        server.should_exit = True
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, on_load_failure=give_up),
+            host=settings.host,
+            port=settings.port,
+            log_level=settings.log_level.lower(),
+            access_log=settings.log_level == "DEBUG",
+            timeout_graceful_shutdown=int(settings.stop_grace_s),
+        )
+    )
+    server.run()
+    return 1 if failed or not server.started else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

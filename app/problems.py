@@ -1,0 +1,107 @@
+"""Errors -> application/problem+json (RFC 9457): the one place that maps what failed to HTTP."""
+
+import http
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
+
+from core.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+# Paths that LibreTranslate's clients call; they look for `error`.
+_LIBRETRANSLATE_PATHS = ("/translate", "/languages")
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "malformed"}
+
+
+def install(app: FastAPI) -> None:
+    """Registers the handlers."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: dict[str, str] | None = None,
+    **extra: Any,
+) -> JSONResponse:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **extra,
+    }
+    if request.url.path.rstrip("/") in _LIBRETRANSLATE_PATHS:
+        body["error"] = detail
+    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
+
+
+async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return problem(
+        request, error.status_code, error.code, error.message, headers=headers, **error.extra
+    )
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return problem(request, 400, "malformed", f"the body is not JSON: {faults[0]['msg']}")
+    errors = [{"loc": [_safe(p) for p in f["loc"]], "msg": f["msg"]} for f in faults]
+    return problem(request, 422, "invalid", "; ".join(map(_describe, faults[:10])), errors=errors)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    if error.status_code == 404 and detail == "Not Found":
+        detail = f"there is no {request.url.path[:200]!r}; /docs lists what there is"
+    if error.status_code == 413:
+        limit = request.scope.get(MAX_BODY_SIZE_SCOPE_KEY, 0)
+        detail = f"the body is larger than the {limit:,} bytes accepted at {request.url.path}"
+    code = _CODES.get(error.status_code, "http_error")
+    headers = dict(error.headers) if error.headers else None
+    return problem(request, error.status_code, code, detail, headers=headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(request, 500, "internal_error", "the server failed; its log says why")
+
+
+def _describe(fault: dict[str, Any]) -> str:
+    place = ".".join(str(_safe(p)) for p in fault["loc"] if p != "body") or "body"
+    value = fault.get("input")
+    shown = "" if fault["type"] == "missing" else f" (got {_shorten(value)})"
+    return f"{place}: {fault['msg']}{shown}"
+
+
+def _shorten(value: Any) -> str:
+    # Never repr() something huge only to cut it.
+    if isinstance(value, (dict, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, str):
+        value = value[:80]
+    return ascii(value)[:100]
+
+
+def _safe(part: Any) -> Any:
+    """Keys are a client's input too: no half surrogate may reach the encoder."""
+    return (
+        part.encode("utf-8", "backslashreplace").decode()[:100] if isinstance(part, str) else part
+    )

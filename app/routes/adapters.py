@@ -1,0 +1,61 @@
+"""The adapters on the volume, and the languages they translate between."""
+
+from collections import defaultdict
+
+from fastapi import APIRouter
+
+from app.deps import EngineDep, RegistryDep
+from app.languages import display_name, normalise
+from app.schemas import AdapterOut, LanguageOut
+from core.adapters import Adapter, AdapterRegistry, AdapterVersion
+
+router = APIRouter(tags=["adapters"])
+
+
+@router.get("/adapters")
+def list_adapters(registry: RegistryDep, engine: EngineDep) -> list[AdapterOut]:
+    """All adapters, by name."""
+    resident = {ref.partition("@")[0] for ref in engine.resident_adapters}
+    return [_describe(a, registry, a.name in resident) for a in registry.all()]
+
+
+@router.get("/adapters/{name}")
+def get_adapter(name: str, registry: RegistryDep, engine: EngineDep) -> AdapterOut:
+    """One adapter."""
+    resident = {ref.partition("@")[0] for ref in engine.resident_adapters}
+    return _describe(registry.get(name), registry, name in resident)
+
+
+@router.get("/adapters/{name}/versions/{number}")
+def get_version(name: str, number: int, registry: RegistryDep) -> AdapterVersion:
+    """One version with its seal: what it was trained on and how it is served."""
+    registry.get(name)
+    return registry.version(name, number)
+
+
+@router.get("/languages")
+def list_languages(registry: RegistryDep) -> list[LanguageOut]:
+    """The source languages and, for each, the targets; LibreTranslate's shape."""
+    targets: defaultdict[str, set[str]] = defaultdict(set)
+    for adapter in registry.all():
+        if adapter.current is not None:
+            seal = registry.version(adapter.name, adapter.current).seal
+            targets[normalise(seal.source)].add(normalise(seal.target))
+    return [
+        LanguageOut(code=code, name=display_name(code), targets=sorted(found))
+        for code, found in sorted(targets.items())
+    ]
+
+
+def _describe(adapter: Adapter, registry: AdapterRegistry, resident: bool) -> AdapterOut:
+    shown = adapter.current or adapter.versions[-1]
+    seal = registry.version(adapter.name, shown).seal
+    return AdapterOut(
+        name=adapter.name,
+        source=seal.source,
+        target=seal.target,
+        current=adapter.current,
+        versions=adapter.versions,
+        resident=resident,
+        description=seal.description,
+    )

@@ -1,0 +1,268 @@
+"""Fine-tuning jobs over HTTP: submit, watch, cancel."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import redis
+from fastapi import APIRouter, Header, Query, Request, Response, UploadFile
+from fastapi.responses import PlainTextResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile as StarletteUploadFile
+
+from app.deps import JobsDep, ServicesDep, VolumeDep
+from app.forms import UnsupportedMediaTypeError, form_values, media_type, read_json, validate
+from app.ingestion.ingest import OnError
+from app.routes.datasets import ingest_upload
+from app.schemas import JobList, JobOut, JobRequest, RequestBody, Text
+from app.services import Services
+from core.adapters import check_adapter_name
+from core.errors import InvalidError, MalformedError
+from core.job_store import events_key
+from core.jobs import ENDED, Job, JobStatus
+from core.metrics import read_curve
+from core.training_config import JobConfig
+from core.volume import Volume
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_EVENTS_WAIT_MS = 5_000
+
+
+class _JobForm(RequestBody):
+    """The text parts of a multipart job; `file` is taken out before."""
+
+    adapter: Text
+    config: JobConfig = JobConfig()
+    mapping: Text | None = None
+    name: Text | None = None
+    on_error: OnError = "fail"
+
+
+_JSON_BODY = {"schema": {"$ref": "#/components/schemas/JobRequest"}}
+_FORM_BODY = {
+    "schema": {
+        "type": "object",
+        "required": ["file", "adapter"],
+        "properties": {
+            "file": {
+                "type": "string",
+                "format": "binary",
+                "description": "CSV, TSV, JSONL or JSON",
+            },
+            "adapter": {"type": "string"},
+            "config": {
+                "type": "string",
+                "description": "JSON: the same as `config` of a JSON request",
+            },
+            "mapping": {"type": "string", "description": 'JSON: {"source": …, "target": …}'},
+            "on_error": {"enum": ["fail", "skip"]},
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": _JSON_BODY, "multipart/form-data": _FORM_BODY},
+        }
+    },
+)
+async def create_job(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> JobOut:
+    """Fine-tune an adapter on a dataset (JSON with `dataset_id`), or on a file sent along (multipart)."""
+    kind = media_type(request)
+    if kind == "multipart/form-data":
+        wanted = await _read_form(request, services)
+    elif kind == "application/json":
+        wanted = validate(JobRequest, await read_json(request))
+    else:
+        raise UnsupportedMediaTypeError(
+            f"content-type {kind[:80]!r} is not accepted; send application/json with a dataset_id, "
+            "or multipart/form-data with a file"
+        )
+    job = await run_in_threadpool(_submit, services, wanted, idempotency_key or "")
+    response.headers["Location"] = f"{router.prefix}/{job.id}"
+    return _show(job, services.volume)
+
+
+@router.get("")
+def list_jobs(
+    jobs: JobsDep,
+    volume: VolumeDep,
+    status: JobStatus | None = None,
+    adapter: Annotated[str | None, Query(max_length=63)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(max_length=80)] = None,
+) -> JobList:
+    """Jobs, newest first. `after` is the last id of the page before."""
+    found = jobs.find(status=status, adapter=adapter, limit=limit + 1, after=after)
+    return JobList(jobs=[_show(j, volume) for j in found[:limit]], has_more=len(found) > limit)
+
+
+@router.get("/{job_id}")
+def get_job(
+    job_id: str,
+    jobs: JobsDep,
+    volume: VolumeDep,
+    after_step: Annotated[int, Query(ge=-1)] = -1,
+) -> JobOut:
+    """One job with its loss curve; `after_step` returns only newer points."""
+    return _show(jobs.get(job_id), volume, after_step)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, jobs: JobsDep, volume: VolumeDep) -> JobOut:
+    """Cancel a job: at once if it waits, at the next step if it runs. Nothing is published."""
+    return _show(jobs.cancel(job_id), volume)
+
+
+@router.get("/{job_id}/log", response_class=PlainTextResponse)
+def get_log(job_id: str, jobs: JobsDep, volume: VolumeDep) -> str:
+    """What the worker logged in the newest attempt; at most the last 256 KiB."""
+    job = jobs.get(job_id)
+    path = volume.attempt(job.id, job.attempt) / "log.txt"
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 256 * 1024))
+        return file.read().decode("utf-8", "replace")
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse)
+async def stream_events(
+    job_id: str,
+    services: ServicesDep,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,19}-\d{1,19}$")] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """`status`, `metrics` and `done` events from the beginning, or after `Last-Event-ID`; then as they happen."""
+    job = await run_in_threadpool(services.jobs.get, job_id)
+    async for event in _events(services, job.id, last_event_id or "0-0"):
+        yield event
+
+
+async def _events(services: Services, job_id: str, last_id: str) -> AsyncIterator[ServerSentEvent]:
+    key = events_key(job_id)
+    while not services.stopping.is_set():
+        try:
+            answer = await services.async_redis.xread({key: last_id}, block=_EVENTS_WAIT_MS)
+        except (redis.ConnectionError, redis.TimeoutError):
+            await asyncio.sleep(1)  # Redis restarts; the stream is still there after
+            continue
+        entries = _entries(answer)
+        for last_id, fields in entries:
+            yield ServerSentEvent(event=fields["type"], data=json.loads(fields["data"]), id=last_id)
+            if fields["type"] == "done":
+                return
+        if not entries and await _has_ended(services, job_id):
+            return  # the client has seen `done` before
+
+
+def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
+    """XREAD's answer: a dict under RESP3, a list of pairs under RESP2; each entry list may be wrapped once more."""
+    streams = answer.values() if isinstance(answer, dict) else [s[1] for s in answer or []]
+    entries: list[tuple[str, dict[str, str]]] = []
+    for stream in streams:
+        for entry in stream:
+            entries += (
+                entry
+                if isinstance(entry, list) and isinstance(entry[0], (list, tuple))
+                else [entry]
+            )
+    return entries
+
+
+async def _has_ended(services: Services, job_id: str) -> bool:
+    job = await run_in_threadpool(services.jobs.get, job_id)
+    return job.status in ENDED
+
+
+async def _read_form(request: Request, services: Services) -> JobRequest:
+    """Stores the file as a dataset, and only once everything else in the form is sound."""
+    async with request.form(max_files=1, max_fields=20) as form:
+        values = form_values(form)
+        file = values.pop("file", None)
+        if not isinstance(file, StarletteUploadFile):
+            raise InvalidError(
+                "the form has no `file`; send a CSV, TSV, JSONL or JSON file", code="file_missing"
+            )
+        if isinstance(values.get("config"), str):
+            try:
+                values["config"] = json.loads(values["config"])
+            except ValueError as error:
+                raise MalformedError(f"config is not JSON: {error}") from error
+        wanted = validate(_JobForm, values)
+        await run_in_threadpool(_check, services, wanted.adapter, wanted.config)
+        dataset = await run_in_threadpool(
+            ingest_upload,
+            UploadFile(file.file, size=file.size, filename=file.filename),
+            mapping=wanted.mapping,
+            name=wanted.name,
+            on_error=wanted.on_error,
+            store=services.datasets,
+            volume=services.volume,
+            settings=services.settings,
+            count_tokens=services.require_serving().count_tokens,
+        )
+    return JobRequest(dataset_id=dataset.id, adapter=wanted.adapter, config=wanted.config)
+
+
+def _submit(services: Services, wanted: JobRequest, idempotency_key: str) -> Job:
+    """Record first, then the message: a job can be late, but not lost."""
+    _check(services, wanted.adapter, wanted.config)
+    dataset = services.datasets.get(wanted.dataset_id)
+    job = Job(
+        id=f"job-{secrets.token_hex(8)}",
+        adapter=wanted.adapter,
+        dataset_id=dataset.id,
+        config=wanted.config,
+        created_at=datetime.now(UTC),
+    )
+    made = services.jobs.create(
+        job, max_queued=services.settings.max_queued_jobs, idempotency_key=idempotency_key
+    )
+    if made.id == job.id:
+        services.send(job.id)
+    return made
+
+
+def _check(services: Services, adapter: str, config: JobConfig) -> None:
+    """What can be refused before anything is stored."""
+    check_adapter_name(adapter)
+    engine = services.require_serving().engine
+    targets = config.lora.target_modules
+    unknown = [] if isinstance(targets, str) else sorted({*targets} - {*engine.target_modules})
+    if unknown:
+        raise InvalidError(
+            f"target_modules {', '.join(map(repr, unknown))} are not linear layers of this base model; "
+            f"it has {', '.join(engine.target_modules)}, or 'all-linear'",
+            code="target_modules_invalid",
+        )
+    if config.lora.r > services.settings.lora_width:
+        raise InvalidError(
+            f"lora.r is {config.lora.r}; this server serves ranks up to {services.settings.lora_width} "
+            "(DRAGOMAN_LORA_WIDTH)",
+            code="rank_too_large",
+        )
+    if config.training.max_length > engine.max_tokens:
+        raise InvalidError(
+            f"training.max_length is {config.training.max_length}; this base model's context takes "
+            f"{engine.max_tokens}",
+            code="max_length_too_large",
+        )
+
+
+def _show(job: Job, volume: Volume, after_step: int = -1) -> JobOut:
+    return JobOut.of(job, read_curve(volume.attempt(job.id, job.attempt), after_step))

@@ -1,0 +1,243 @@
+"""POST /translate: LibreTranslate's call, with adapters, decoding options and streaming."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from starlette.datastructures import UploadFile
+
+from app.deps import ServicesDep, SettingsDep, TranslatorDep
+from app.forms import (
+    FORM_TYPES,
+    UnsupportedMediaTypeError,
+    form_values,
+    media_type,
+    read_json,
+    validate,
+)
+from app.markup import HtmlDocument
+from app.schemas import (
+    DetectedLanguage,
+    Problem,
+    TranslateRequest,
+    TranslateResponse,
+    Usage,
+)
+from app.translator import Options, Route, TextPart, Translation, Translator
+from core.errors import InvalidError, ServiceError, TooLargeError
+from core.settings import Settings
+
+router = APIRouter(tags=["translate"])
+
+_Result = TypeVar("_Result")
+_BODY = {
+    "required": True,
+    "content": {
+        kind: {
+            "schema": TranslateRequest.model_json_schema(
+                ref_template="#/components/schemas/{model}"
+            )
+        }
+        for kind in ("application/json", *FORM_TYPES)
+    },
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}}
+    for status in (400, 404, 413, 415, 422, 503)
+}
+
+
+@router.post(
+    "/translate",
+    response_model=TranslateResponse,
+    response_model_exclude_none=True,
+    responses=_PROBLEMS,
+    openapi_extra={"requestBody": _BODY},
+)
+async def translate(
+    request: Request, services: ServicesDep, settings: SettingsDep, translator: TranslatorDep
+) -> Any:
+    """Translate a text or a list of texts.
+
+    With `stream`, answers `text/event-stream`: `token` events `{"index","text"}`, then `done` with the usual body,
+    or `error` with a problem.
+    """
+    body = await _read(request)
+    _check_limits(body, settings)
+    documents = [HtmlDocument(text) for text in body.texts] if body.format == "html" else None
+    texts = [t for d in documents for t in d.texts] if documents else body.texts
+    # Off the event loop: a registry on a slow volume must stall nobody else.
+    route = await asyncio.to_thread(
+        translator.resolve, body.adapter, body.source, body.target, texts
+    )
+    options = Options(
+        max_new_tokens=body.max_new_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        seed=body.seed,
+        stop=body.stop_strings,
+        num_alternatives=0 if documents else body.alternatives,
+    )
+    if body.stream:
+        return StreamingResponse(
+            _stream(translator, texts, route, options, body, documents),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+    translations = await _unless_disconnected(request, translator.translate(texts, route, options))
+    return _answer(body, route, translations, documents)
+
+
+async def _read(request: Request) -> TranslateRequest:
+    kind = media_type(request)
+    if kind in FORM_TYPES:
+        form = await request.form(max_files=0)
+        values: Any = form_values(form)
+        if any(isinstance(v, UploadFile) for v in values.values()):
+            raise InvalidError("a file cannot be translated here; send its text as `q`")
+    elif kind == "application/json" or kind.endswith("+json") or not kind:
+        values = await read_json(request)
+    else:
+        raise UnsupportedMediaTypeError(
+            f"content-type {kind[:80]!r} is not accepted; send application/json or a form"
+        )
+    return validate(TranslateRequest, values)
+
+
+def _check_limits(body: TranslateRequest, settings: Settings) -> None:
+    texts = body.texts
+    if not texts or not all(texts):
+        raise InvalidError(
+            "q is empty; send a text, or a list of texts that are not empty", code="q_missing"
+        )
+    if len(texts) > settings.max_batch:
+        raise InvalidError(
+            f"q holds {len(texts)} texts; at most {settings.max_batch} are accepted in one request",
+            code="batch_too_large",
+        )
+    longest = max(map(len, texts))
+    if longest > settings.max_text_chars:
+        raise TooLargeError(
+            f"a text has {longest} characters; at most {settings.max_text_chars} are accepted",
+            code="text_too_long",
+        )
+    if body.alternatives > settings.max_alternatives:
+        raise InvalidError(
+            f"alternatives is {body.alternatives}; at most {settings.max_alternatives} are accepted",
+            code="too_many_alternatives",
+        )
+    if len(texts) * (1 + body.alternatives) > settings.max_waiting:
+        raise InvalidError(
+            f"{len(texts)} texts with {body.alternatives} alternatives each are over the "
+            f"{settings.max_waiting} translations that may wait; send fewer at a time",
+            code="batch_too_large",
+        )
+    if (body.max_new_tokens or 0) > settings.max_new_tokens:
+        raise InvalidError(
+            f"max_new_tokens is {body.max_new_tokens}; 1 to {settings.max_new_tokens} are accepted",
+            code="max_new_tokens_too_large",
+        )
+
+
+async def _stream(
+    translator: Translator,
+    texts: list[str],
+    route: Route,
+    options: Options,
+    body: TranslateRequest,
+    documents: list[HtmlDocument] | None,
+) -> AsyncIterator[bytes]:
+    try:
+        async with aclosing(translator.stream(texts, route, options)) as parts:
+            async for part in parts:
+                if isinstance(part, TextPart):
+                    yield _event("token", asdict(part))
+                else:
+                    answer = _answer(body, route, part, documents)
+                    yield _event("done", answer.model_dump(exclude_none=True))
+    except ServiceError as error:  # the status line is gone; say it in the stream
+        yield _event(
+            "error",
+            {
+                "status": error.status_code,
+                "code": error.code,
+                "detail": error.message,
+                **error.extra,
+            },
+        )
+
+
+def _event(kind: str, data: Any) -> bytes:
+    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False), event=kind)
+
+
+async def _unless_disconnected(request: Request, work: Awaitable[_Result]) -> _Result:
+    """Awaits `work`, but cancels it when the client goes away."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+        return await task
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _answer(
+    body: TranslateRequest,
+    route: Route,
+    translations: list[Translation],
+    documents: list[HtmlDocument] | None,
+) -> TranslateResponse:
+    usage = Usage(
+        prompt_tokens=sum(t.num_prompt_tokens for t in translations),
+        completion_tokens=sum(t.num_completion_tokens for t in translations),
+    )
+    if documents is not None:
+        translations = _reassemble(documents, translations)
+    detected = None
+    if route.detected:
+        language, probability = route.detected
+        detected = DetectedLanguage(confidence=round(100 * probability, 1), language=language)
+    single = isinstance(body.q, str)
+
+    def shape(values: list[Any]) -> Any:
+        return values[0] if single else values
+
+    return TranslateResponse(
+        translatedText=shape([t.text for t in translations]),
+        adapter=route.ref,
+        usage=usage,
+        finish_reason=shape([t.finish_reason for t in translations]),
+        alternatives=shape([t.alternatives for t in translations]) if body.alternatives else None,
+        detectedLanguage=shape([detected] * len(translations)) if detected else None,
+    )
+
+
+def _reassemble(
+    documents: list[HtmlDocument], translations: list[Translation]
+) -> list[Translation]:
+    """Each document's nodes back in their places; one that was cut short shows in the finish reason."""
+    rest = iter(translations)
+    whole = []
+    for document in documents:
+        nodes = [next(rest) for _ in document.texts]
+        cut = any(n.finish_reason == "length" for n in nodes)
+        whole.append(
+            Translation(document.replaced([n.text for n in nodes]), "length" if cut else "stop")
+        )
+    return whole

@@ -1,0 +1,148 @@
+"""HTTP shapes: what requests may hold and what answers do."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from core.jobs import Job, JobError, JobStatus, LossCurve, Progress
+from core.training_config import JobConfig
+
+
+def _well_formed(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("the text holds a NUL character (U+0000), which no text may")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text holds half a surrogate pair at character {error.start}; send valid Unicode"
+        ) from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_well_formed)]
+
+
+class RequestBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TranslateRequest(RequestBody):
+    """LibreTranslate's request, plus how to decode. Name an `adapter`, or a language pair that chooses one."""
+
+    q: Text | list[Text] = Field(
+        description="one text, or a list of them", examples=["The Force is strong in you!"]
+    )
+    adapter: Text | None = Field(
+        None,
+        max_length=80,
+        description="`yoda` (its current version), `yoda@2`, or `base` for the untouched base model",
+        examples=["yoda"],
+    )
+    source: Text | None = Field(None, max_length=35, description="language code, or `auto`")
+    target: Text | None = Field(None, max_length=35, description="language code")
+    format: Literal["text", "html"] = Field("text", description="`html` translates the text nodes")
+    alternatives: int = Field(0, ge=0, description="how many further translations to offer")
+    api_key: Text | None = Field(None, max_length=256)
+    max_new_tokens: int | None = Field(None, ge=1, description="tokens that a translation may have")
+    temperature: float | None = Field(None, ge=0, le=10, description="0 = greedy, the default")
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, le=256, description="0 = no limit of its own")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="makes sampling repeatable")
+    stop: Text | list[Text] = Field(
+        [], description="strings that end a translation, not part of it"
+    )
+    stream: bool = Field(False, description="answer with server-sent events")
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.q] if isinstance(self.q, str) else self.q
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return tuple(s for s in ([self.stop] if isinstance(self.stop, str) else self.stop) if s)
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class DetectedLanguage(BaseModel):
+    confidence: float = Field(description="0 to 100")
+    language: str
+
+
+class TranslateResponse(BaseModel):
+    """Each of `translatedText`, `finish_reason`, `alternatives` is a list where `q` is one."""
+
+    translatedText: str | list[str]  # noqa: N815  LibreTranslate's name
+    adapter: str = Field(description="the version that answered, such as `yoda@2`")
+    usage: Usage
+    finish_reason: str | list[str]
+    alternatives: list[str] | list[list[str]] | None = None
+    detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None  # noqa: N815
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). `code` is stable; `detail` names the value and what would be accepted."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[dict[str, Any]] | None = Field(None, description="for validation: `loc` and `msg`")
+    error: str | None = Field(None, description="`detail` again, for LibreTranslate's clients")
+
+
+class AdapterOut(BaseModel):
+    name: str
+    source: str
+    target: str
+    current: int | None
+    versions: list[int]
+    resident: bool = Field(description="whether a version of it is in the model's memory now")
+    description: str
+
+
+class LanguageOut(BaseModel):
+    code: str
+    name: str
+    targets: list[str]
+
+
+class JobRequest(RequestBody):
+    dataset_id: Text = Field(max_length=80)
+    adapter: Text = Field(max_length=80, description="the adapter to make a new version of")
+    config: JobConfig = JobConfig()
+
+
+class JobOut(BaseModel):
+    """A job as its owner sees it."""
+
+    id: str
+    adapter: str
+    adapter_version: int | None
+    dataset_id: str
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    progress: Progress
+    loss_curve: LossCurve
+    evaluation: dict[str, Any] | None
+    error: JobError | None
+    warnings: list[str]
+    config: JobConfig
+    attempt: int
+
+    @classmethod
+    def of(cls, job: Job, curve: LossCurve) -> "JobOut":
+        return cls(loss_curve=curve, **dict(job))
+
+
+class JobList(BaseModel):
+    jobs: list[JobOut]
+    has_more: bool

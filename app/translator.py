@@ -1,0 +1,336 @@
+"""Text -> adapter -> prompt -> token ids -> engine -> text. The product's rule; knows no HTTP."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from app.decoding import TextStream
+from app.engine.engine import Engine
+from app.engine.sequence import FinishReason, SamplingParams, Sequence, Update
+from app.languages import detect, detected_as, normalise
+from core.adapters import BASE, AdapterRegistry, AdapterVersion
+from core.errors import InvalidError, NotFoundError
+from core.prompt import Prompt, PromptRenderer, SealedPrompt, seal_prompt
+
+# Room for a translation where a request names none: texts seldom grow more than fourfold in tokens.
+_GROWTH = 4
+_LEAST_NEW_TOKENS = 64
+_ALTERNATIVES_TEMPERATURE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a request wants its texts decoded; None: the adapter's own default."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    num_alternatives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers a request: one adapter version, or the untouched base model."""
+
+    version: AdapterVersion | None
+    prompt: SealedPrompt
+    stop_token_ids: frozenset[int]
+    temperature: float
+    detected: tuple[str, float] | None = None  # language and probability 0..1, where it was asked
+
+    @property
+    def ref(self) -> str:
+        return self.version.ref if self.version else BASE
+
+
+@dataclass(slots=True)
+class Translation:
+    """One text's translation. Token counts include alternatives."""
+
+    text: str
+    finish_reason: str = FinishReason.STOP
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    alternatives: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of translation number `index`, as it comes."""
+
+    index: int
+    text: str
+
+
+class Translator:
+    """Translates texts through one engine and the adapters of one registry."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        registry: AdapterRegistry,
+        tokenizer: Any,
+        *,
+        base_fingerprint: str,
+        eos_token_ids: list[int],
+        max_new_tokens: int,
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._tokenizer = tokenizer
+        self._base_fingerprint = base_fingerprint
+        self._max_new_tokens = max_new_tokens
+        base_prompt = seal_prompt(Prompt(system=None, template="{text}"), tokenizer)
+        stops = PromptRenderer(tokenizer, base_prompt).stop_token_ids(eos_token_ids)
+        self._base = Route(None, base_prompt, frozenset(stops), 0.0)
+
+    # Which adapter answers
+
+    def resolve(
+        self, adapter: str | None, source: str | None, target: str | None, texts: list[str]
+    ) -> Route:
+        """The route for an adapter's name or version or, without one, for a language pair.
+
+        Raises NotFoundError `adapter_not_found` or `language_pair_not_found`, both with what exists, or
+        InvalidError `adapter_missing` or `adapter_for_other_base`.
+        """
+        detected = (
+            detect("\n".join(texts)) if source is not None and source.lower() == "auto" else []
+        )
+        if adapter is None:
+            version = self._choose(source, target, [code for code, _ in detected])
+        elif adapter == BASE:
+            version = None
+        else:
+            version = self._registry.resolve(adapter)
+        best = detected[0] if detected else None
+        if version is None:
+            return Route(
+                None, self._base.prompt, self._base.stop_token_ids, self._base.temperature, best
+            )
+        seal = version.seal
+        if seal.base_fingerprint != self._base_fingerprint:
+            raise InvalidError(
+                f"adapter {version.ref} was trained on another base model "
+                f"({seal.base_model}, fingerprint {seal.base_fingerprint}); "
+                f"this server holds {self._base_fingerprint}",
+                code="adapter_for_other_base",
+            )
+        stops = frozenset(seal.stop_token_ids) or self._base.stop_token_ids
+        return Route(version, seal.prompt, stops, seal.decoding.temperature, best)
+
+    def current_versions(self) -> list[AdapterVersion]:
+        """The current version of each adapter that has one and was trained on this base."""
+        versions = [
+            self._registry.version(adapter.name, adapter.current)
+            for adapter in self._registry.all()
+            if adapter.current is not None
+        ]
+        return [v for v in versions if v.seal.base_fingerprint == self._base_fingerprint]
+
+    def _choose(
+        self, source: str | None, target: str | None, detected: list[str]
+    ) -> AdapterVersion:
+        if target is None:
+            raise InvalidError(
+                "name an adapter, or a target language (and a source, or 'auto'): "
+                f"adapter, source and target are all missing; {self._what_exists()}",
+                code="adapter_missing",
+            )
+        fitting = [
+            v for v in self.current_versions() if normalise(v.seal.target) == normalise(target)
+        ]
+        if source is not None and not detected:
+            fitting = [v for v in fitting if normalise(v.seal.source) == normalise(source)]
+        elif detected:
+            order = {code: place for place, code in reversed(list(enumerate(detected)))}
+            fitting.sort(key=lambda v: order.get(detected_as(v.seal.source), len(order)))
+        if not fitting:
+            raise NotFoundError(
+                f"no adapter translates from {source or 'auto'!r} to {target!r}; {self._what_exists()}",
+                code="language_pair_not_found",
+                adapters=[a.name for a in self._registry.all()],
+            )
+        return fitting[0]
+
+    def _what_exists(self) -> str:
+        pairs = [f"{v.name} ({v.seal.source} to {v.seal.target})" for v in self.current_versions()]
+        return f"there are: {', '.join([*pairs, BASE])}"
+
+    # Translating
+
+    async def translate(
+        self, texts: list[str], route: Route, options: Options
+    ) -> list[Translation]:
+        """All texts at once, in order. Cancelling the coroutine frees their places within a step.
+
+        Raises what Engine.submit raises, and the first error that a text's generation met.
+        """
+        async with _Generations(self._engine, self._tokenizer, options.stop) as generations:
+            plan = [generations.add(s) for s in self._sequences(texts, route, options)]
+            generations.submit()
+            await generations.finish()
+            results = iter(plan)
+            per_text = 1 + options.num_alternatives
+            return [
+                _merge([next(results) for _ in range(per_text)])
+                if _has_words(text)
+                else Translation(text)
+                for text in texts
+            ]
+
+    async def stream(
+        self, texts: list[str], route: Route, options: Options
+    ) -> AsyncGenerator[TextPart | list[Translation]]:
+        """Yields each text's parts as they come and, last, the translations."""
+        async with _Generations(
+            self._engine, self._tokenizer, options.stop, streaming=True
+        ) as generations:
+            with_words = [i for i, text in enumerate(texts) if _has_words(text)]
+            sequences = self._sequences(texts, route, options)
+            plan = dict(zip(with_words, map(generations.add, sequences), strict=True))
+            generations.submit()
+            for index, text in enumerate(texts):
+                if index not in plan:
+                    yield TextPart(index, text)
+            indices = {id(generation): index for index, generation in plan.items()}
+            async for generation, text in generations.parts():
+                yield TextPart(indices[id(generation)], text)
+            yield [
+                _merge([plan[i]]) if i in plan else Translation(text)
+                for i, text in enumerate(texts)
+            ]
+
+    def _sequences(
+        self, texts: list[str], route: Route, options: Options
+    ) -> Iterable[tuple[list[int], SamplingParams, AdapterVersion | None]]:
+        render = _renderer(self._tokenizer, route.prompt)
+        temperature = route.temperature if options.temperature is None else options.temperature
+        for text in filter(_has_words, texts):
+            prompt_ids = render.prompt_ids(text)
+            for number in range(1 + options.num_alternatives):
+                sampled = max(temperature, _ALTERNATIVES_TEMPERATURE) if number else temperature
+                seed = options.seed
+                if number and seed is not None:
+                    seed += number
+                params = SamplingParams(
+                    max_new_tokens=self._room(prompt_ids, options),
+                    stop_token_ids=route.stop_token_ids,
+                    temperature=sampled,
+                    top_p=options.top_p,
+                    top_k=options.top_k,
+                    seed=seed,
+                )
+                yield prompt_ids, params, route.version
+
+    def _room(self, prompt_ids: list[int], options: Options) -> int:
+        if options.max_new_tokens is not None:
+            return options.max_new_tokens
+        wanted = max(_LEAST_NEW_TOKENS, _GROWTH * len(prompt_ids))
+        left = self._engine.max_tokens - len(prompt_ids)
+        return max(1, min(wanted, self._max_new_tokens, left))
+
+
+class _Generation:
+    """One sequence, and the text that has come of it."""
+
+    def __init__(self, sequence: Sequence, stream: TextStream) -> None:
+        self.sequence = sequence
+        self.stream = stream
+        self.finish_reason: FinishReason | None = None
+
+    def take(self, update: Update) -> str:
+        """Takes an update of the engine; returns the text that may be shown now. Raises the update's error."""
+        if update.error is not None:
+            raise update.error
+        if update.finish_reason is None:
+            return self.stream.push(update.token_ids)
+        self.finish_reason = update.finish_reason
+        text = self.stream.push(update.token_ids[self.stream.num_tokens :])
+        return text + self.stream.finish()
+
+
+class _Generations:
+    """The sequences of one request; leaving the context cancels those that have not finished."""
+
+    def __init__(
+        self, engine: Engine, tokenizer: Any, stop: tuple[str, ...], *, streaming: bool = False
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._streaming = streaming or bool(stop)
+        self._loop = asyncio.get_running_loop()
+        self._updates: asyncio.Queue[tuple[_Generation, Update]] = asyncio.Queue()
+        self._all: list[_Generation] = []
+
+    async def __aenter__(self) -> "_Generations":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        left = [g.sequence for g in self._all if g.finish_reason is None]
+        if left:
+            self._engine.cancel(*left)
+
+    def add(self, plan: tuple[list[int], SamplingParams, AdapterVersion | None]) -> _Generation:
+        prompt_ids, params, adapter = plan
+        generation: _Generation
+
+        def sink(update: Update) -> None:
+            self._loop.call_soon_threadsafe(self._updates.put_nowait, (generation, update))
+
+        sequence = Sequence(prompt_ids, params, adapter, sink, self._streaming)
+        generation = _Generation(sequence, TextStream(self._tokenizer, self._stop))
+        self._all.append(generation)
+        return generation
+
+    def submit(self) -> None:
+        if self._all:
+            self._engine.submit(*(g.sequence for g in self._all))
+
+    async def finish(self) -> None:
+        async for _ in self.parts():
+            pass
+
+    async def parts(self) -> AsyncGenerator[tuple[_Generation, str]]:
+        """Text as it comes, until all have finished."""
+        num_left = len(self._all)
+        while num_left:
+            generation, update = await self._updates.get()
+            if generation.finish_reason is not None:
+                continue  # a token that was under way when a stop string was found
+            text = generation.take(update)
+            if generation.stream.stopped:
+                self._engine.cancel(generation.sequence)
+                generation.finish_reason = FinishReason.STOP
+            if text:
+                yield generation, text
+            num_left -= generation.finish_reason is not None
+
+
+def _merge(generations: list[_Generation]) -> Translation:
+    """The first is the translation, the others its alternatives: those that differ."""
+    first = generations[0]
+    texts = list(dict.fromkeys(g.stream.text for g in generations))
+    return Translation(
+        text=texts[0],
+        finish_reason=str(first.finish_reason),
+        num_prompt_tokens=len(first.sequence.prompt_ids),
+        num_completion_tokens=sum(g.stream.num_tokens for g in generations),
+        alternatives=texts[1:],
+    )
+
+
+def _has_words(text: str) -> bool:
+    """Whether there is anything to translate; what has none is returned as it is."""
+    return any(c.isalnum() for c in text)
+
+
+@lru_cache(maxsize=256)
+def _renderer(tokenizer: Any, prompt: SealedPrompt) -> PromptRenderer:
+    return PromptRenderer(tokenizer, prompt)

@@ -1,0 +1,150 @@
+"""What the engine's tests share: adapters made by PEFT, requests, and plain PEFT's own answers to them."""
+
+import queue
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from app.engine.engine import Engine, EngineLimits
+from app.engine.model import BaseModel, load_base_model
+from app.engine.sequence import SamplingParams, Sequence, Update
+from core.adapters import WEIGHTS_FILE, AdapterVersion, Seal, content_sha256
+from core.base_model import NF4_CONFIG
+from core.prompt import SealedPrompt
+
+LIMITS = EngineLimits(
+    max_running=32,
+    max_waiting=256,
+    max_prefill_tokens=64,
+    kv_cache_tokens=4096,
+    lora_width=64,
+    max_adapters=16,
+    adapter_wait_s=10,
+)
+
+
+def load_reference(folder: Path, *, nf4: bool = True, dtype: torch.dtype = torch.float32) -> Any:
+    """The base model as plain transformers has it."""
+    options = {}
+    if nf4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            **NF4_CONFIG, bnb_4bit_compute_dtype=dtype
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model.eval()
+
+
+def load_unquantised(folder: Path) -> BaseModel:
+    """The engine's model without 4 bits, to tell rounding from mistakes."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="dragoman"
+    )
+    return BaseModel(model.eval().requires_grad_(False), None, torch.device("cpu"))
+
+
+def make_adapter(
+    folder: Path, base: Any, name: str, *, seed: int = 0, scale: float = 0.3, **lora: Any
+) -> AdapterVersion:
+    """A random adapter, written by PEFT, with B away from zero so that it changes the answers."""
+    torch.manual_seed(seed)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **lora}
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **config))
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=scale)
+    path = folder / name
+    model.save_pretrained(path)
+    model.unload()
+    return as_version(path, name)
+
+
+def as_version(path: Path, name: str, number: int = 1) -> AdapterVersion:
+    has_weights = (path / WEIGHTS_FILE).exists()
+    seal = Seal(
+        base_fingerprint="f",
+        base_model="tiny",
+        prompt=SealedPrompt(chat_template="{{ messages[0]['content'] }}"),
+        stop_token_ids=[],
+        source="en",
+        target="de",
+        dataset_id="ds-0",
+        dataset_sha256="0",
+        dataset_rows=1,
+        job_id="j",
+        created_at=datetime.now(UTC),
+        config={},
+        content_sha256=content_sha256(path) if has_weights else "0",
+    )
+    return AdapterVersion(name=name, version=number, path=path, seal=seal)
+
+
+@dataclass
+class Request:
+    """A sequence and everything that its sink heard."""
+
+    sequence: Sequence
+    updates: "queue.Queue[Update]"
+
+    def result(self, timeout_s: float = 60) -> Update:
+        """The last update."""
+        while True:
+            update = self.updates.get(timeout=timeout_s)
+            if update.finish_reason is not None:
+                return update
+
+
+def make_request(
+    prompt_ids: list[int],
+    adapter: AdapterVersion | None = None,
+    *,
+    max_new_tokens: int = 12,
+    streaming: bool = False,
+    stop: list[int] | None = None,
+    **params: Any,
+) -> Request:
+    updates: queue.Queue[Update] = queue.Queue()
+    sampling = SamplingParams(max_new_tokens, frozenset(stop or []), **params)
+    return Request(Sequence(prompt_ids, sampling, adapter, updates.put, streaming), updates)
+
+
+def start_engine(model: BaseModel, **limits: Any) -> Engine:
+    values = {name: getattr(LIMITS, name) for name in LIMITS.__slots__} | limits
+    engine = Engine(model, EngineLimits(**values))
+    engine.start()
+    return engine
+
+
+def load_nf4(folder: Path) -> BaseModel:
+    return load_base_model(folder, device="cpu")
+
+
+def peft_greedy(
+    base: Any, prompt_ids: list[int], adapter: AdapterVersion | None, max_new_tokens: int
+) -> list[int]:
+    """What plain PEFT's generate answers to one prompt, alone."""
+    model = PeftModel.from_pretrained(base, adapter.path) if adapter else base
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=torch.tensor([prompt_ids]),
+            attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.long),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    if adapter:
+        model.unload()
+    return output[0, len(prompt_ids) :].tolist()
