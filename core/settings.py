@@ -26,6 +26,11 @@ class Settings(BaseSettings):
         "auto",
         description="dtype of activations; auto: float32 on a CPU, bfloat16 (else float16) on a GPU",
     )
+    base_weights: Literal["auto", "packed", "unpacked"] = Field(
+        "auto",
+        description="packed: multiply with 4-bit weights; unpacked: keep a copy of the same weights "
+        "in compute_dtype, faster on a CPU; auto: unpacked on a CPU where memory allows",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="how much server and worker log"
     )
