@@ -1,0 +1,41 @@
+# All commands make their own .venv first; the second time that takes no time.
+.DEFAULT_GOAL := help
+.PHONY: help serve check test test-slow bench clean
+
+# Which Python makes .venv: `make serve PYTHON=/path/to/python3.12`. Empty: the first of 3.11, 3.12, 3.13 found.
+PYTHON ?=
+export PYTHON
+
+BIN := .venv/bin
+SETUP := pyproject.toml scripts/setup_venv.sh
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+serve: .venv/stamp-serve ## start Redis, worker and server here; Ctrl-C stops them
+	@$(BIN)/python -m embedded
+
+check: .venv/stamp-dev ## linters, types and import arrows
+	@echo "check: ruff" && $(BIN)/python -m ruff check .
+	@echo "check: format" && $(BIN)/python -m ruff format --check .
+	@echo "check: mypy" && $(BIN)/python -m mypy
+	@echo "check: import arrows" && $(BIN)/lint-imports
+
+test: check ## the linters and all fast tests, with coverage
+	@echo "test: pytest" && $(BIN)/python -m pytest --cov --cov-fail-under=85
+
+test-slow: .venv/stamp-dev ## the tests that need minutes or much memory
+	@$(BIN)/python -m pytest -m 'slow and not gpu' || [ $$? -eq 5 ] # 5: there are none
+
+bench: .venv/stamp-serve ## serving against plain PEFT, as ratios
+	@$(BIN)/python benchmarks/serve.py
+
+clean: ## remove .venv and caches; keeps data/
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/stamp-serve: $(SETUP)
+	@scripts/setup_venv.sh serve
+
+.venv/stamp-dev: $(SETUP)
+	@scripts/setup_venv.sh dev
