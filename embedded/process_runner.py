@@ -18,6 +18,8 @@ from embedded.console import Console
 from embedded.lifeline import die_with_parent
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# One Ctrl-C may come twice, from the terminal and from `make`; a person's second one comes later.
+_SAME_SIGNAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,18 @@ class ProcessRunner:
         """SIGTERM to all; SIGKILL to those still there after `grace_s`, or at a second signal."""
         for name in self._processes.keys() - self._ended:
             self._processes[name].terminate()
-        deadline = time.monotonic() + self._grace_s
+        started = time.monotonic()
+        deadline = started + self._grace_s
         while self._processes.keys() - self._ended:
             try:
                 event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 break
-            if isinstance(event, signal.Signals):
+            if isinstance(event, Ended):
+                self._ended.add(event.name)
+                self._console.stage(f"{event.name} stopped")
+            elif time.monotonic() - started > _SAME_SIGNAL_S:
                 break
-            self._ended.add(event.name)
-            self._console.stage(f"{event.name} stopped")
         for name in sorted(self._processes.keys() - self._ended):
             self._console.stage(f"{name} did not stop in time: killing it")
         for process in self._processes.values():
@@ -154,7 +158,8 @@ class ProcessRunner:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
-                self._console.write(name, line.rstrip())
+                if text := line.rstrip():
+                    self._console.write(name, text)
 
 
 def _describe(returncode: int) -> str:
