@@ -156,6 +156,8 @@ class BaseModel:
         self.device = device
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        # On a GPU single tokens attend together, since launches cost; on a CPU alone, since padding costs.
+        self.batch_decode = device.type != "cpu"
         self._model = model
         self._config = model.config.get_text_config()
 
@@ -240,10 +242,7 @@ class BaseModel:
         return logits
 
     def _group(self, spans: list[Span]) -> dict[str, Any]:
-        """On a GPU single tokens go together, since launches cost; on a CPU alone, since padding costs."""
-        if self.device.type == "cpu":
-            return {"alone": spans, "together": None}
-        single = [s for s in spans if s.length == 1]
+        single = [s for s in spans if s.length == 1] if self.batch_decode else []
         if not single:
             return {"alone": spans, "together": None}
         longest = max(s.num_keys for s in single)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import UploadFile as StarletteUploadFile
 
 from app.deps import DatasetsDep, JobsDep, SettingsDep, TokenCounterDep, VolumeDep
 from app.ingestion.ingest import CountTokens, OnError, Upload, ingest
@@ -80,7 +81,7 @@ def delete_dataset(dataset_id: str, store: DatasetsDep, jobs: JobsDep) -> None:
 
 
 def ingest_upload(
-    upload: UploadFile,
+    upload: StarletteUploadFile,
     *,
     mapping: str | None,
     name: str | None,

@@ -40,6 +40,7 @@ def load_reference(folder: Path, *, nf4: bool = True, dtype: torch.dtype = torch
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.compute_dtype = dtype
+            without_avx512(module)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
@@ -127,8 +128,18 @@ def start_engine(model: BaseModel, **limits: Any) -> Engine:
     return engine
 
 
-def load_nf4(folder: Path) -> BaseModel:
-    return load_base_model(folder, device="cpu")
+def load_nf4(folder: Path, base_weights: str = "unpacked") -> BaseModel:
+    """As the service loads it, in a form that rounds as the reference does."""
+    model = load_base_model(folder, device="cpu", base_weights=base_weights)
+    for module in model._model.modules():
+        without_avx512(module)
+    return model
+
+
+def without_avx512(module: torch.nn.Module) -> None:
+    """bitsandbytes' AVX512-BF16 kernel rounds by batch shape; without it equal sums give equal tokens."""
+    if isinstance(module, Linear4bit):
+        module.support_avx512bf16_for_cpu = False
 
 
 def peft_greedy(

@@ -1,0 +1,99 @@
+"""Loading any causal LM in 4 bits, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch import nn
+from transformers import Phi3Config, Phi3ForCausalLM
+
+from app.engine.model import load_base_model
+from core.base_model import EMBEDDED
+from core.errors import ServiceError
+from tests.tiny_models import Architecture, make_tiny_model
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "llama"])
+@pytest.mark.parametrize("quantized", [False, True], ids=["plain checkpoint", "nf4 checkpoint"])
+def test_any_checkpoint_comes_up_in_nf4(
+    tmp_path: Path, architecture: Architecture, quantized: bool
+) -> None:
+    folder = make_tiny_model(tmp_path, architecture, quantized=quantized, dtype=torch.bfloat16)
+    model = load_base_model(folder, device="cpu")
+    layers = [m for m in model._model.modules() if isinstance(m, Linear4bit)]
+    assert layers
+    for layer in layers:
+        assert layer.weight.quant_state.quant_type == "nf4"
+        assert layer.weight.quant_state.nested, "no double quantisation"
+        assert layer.compute_dtype == torch.float32
+    floats = {p.dtype for p in model._model.parameters() if p.is_floating_point()}
+    assert floats == {torch.float32}
+    assert not any(p.requires_grad for p in model._model.parameters())
+
+
+def test_unpacked_weights_are_what_the_packed_ones_multiply_with(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path, quantized=True)
+    packed = load_base_model(folder, device="cpu", base_weights="packed")
+    unpacked = load_base_model(folder, device="cpu", base_weights="unpacked")
+    name = "model.layers.1.mlp.down_proj"
+    layer = packed._model.get_submodule(name)
+    plain = unpacked._model.get_submodule(name)
+    assert isinstance(layer, Linear4bit)
+    assert type(plain) is nn.Linear
+    layer.support_avx512bf16_for_cpu = False
+    x = torch.randn(3, plain.in_features)
+    torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=0)
+    assert unpacked.num_bytes > packed.num_bytes
+
+
+def test_the_embedded_base_loads_and_is_small() -> None:
+    model = load_base_model(EMBEDDED, device="cpu")
+    assert model.vocab_size == 12_288
+    assert model.max_context == 4096
+    assert model.eos_token_ids == [3]
+    assert model.num_bytes < 30_000_000
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json", '{"model_type": "no-such-model"}'])
+def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ServiceError, match=str(tmp_path)) as raised:
+        load_base_model(tmp_path, device="cpu")
+    assert raised.value.code == "base_model_unusable"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_a_device_is_refused() -> None:
+    with pytest.raises(ServiceError, match="no CUDA device"):
+        load_base_model(EMBEDDED, device="cuda")
+
+
+@pytest.mark.slow
+def test_footprint_of_the_phi3_mini_shape(tmp_path: Path) -> None:
+    """microsoft/Phi-3-mini-4k-instruct's shape with random weights, quantised here; needs 12 GB of memory and disk."""
+    config = Phi3Config(
+        vocab_size=32_064,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=4096,
+        original_max_position_embeddings=4096,
+        sliding_window=2047,
+        tie_word_embeddings=False,
+        pad_token_id=32_000,
+    )
+    with torch.device("meta"):
+        shape = Phi3ForCausalLM(config)
+    model = shape.to_empty(device="cpu").to(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data.uniform_(-0.02, 0.02)
+    model.save_pretrained(tmp_path)
+    del model
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((EMBEDDED / name).read_bytes())
+    loaded = load_base_model(tmp_path, device="cpu", compute_dtype="bfloat16")
+    assert loaded.num_bytes == pytest.approx(2_206_341_312, rel=0.001)

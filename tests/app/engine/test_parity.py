@@ -1,0 +1,89 @@
+"""Batched equals one by one equals plain PEFT, token for token."""
+
+import json
+import random
+
+import pytest
+
+from core.adapters import AdapterVersion
+from tests.app.engine.conftest import make_tiny
+from tests.app.engine.harness import (
+    load_nf4,
+    load_reference,
+    load_unquantised,
+    make_adapter,
+    make_request,
+    peft_greedy,
+    start_engine,
+)
+from tests.tiny_models import make_tiny_model
+
+NUM_REQUESTS = 18
+NUM_NEW = 10
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "llama"])
+@pytest.mark.parametrize("weights", ["fp32", "unpacked", "packed"])
+def test_batched_equals_one_by_one_equals_peft(
+    tmp_path_factory: pytest.TempPathFactory, architecture: str, weights: str
+) -> None:
+    tiny = make_tiny(tmp_path_factory.mktemp("parity"), architecture, nf4=weights != "fp32")
+    rng = random.Random(0)
+    cases: list[tuple[list[int], AdapterVersion | None]] = []
+    choices = [None, *tiny.adapters]
+    for i in range(NUM_REQUESTS):
+        # Up to 150 tokens against 64 prompt tokens a step: prompts are read in several chunks.
+        prompt = [rng.randrange(10, 12_000) for _ in range(rng.choice([1, 7, 20, 64, 65, 150]))]
+        cases.append((prompt, choices[i % len(choices)]))
+    expected = [peft_greedy(tiny.reference, p, a, NUM_NEW) for p, a in cases]
+    assert len({tuple(e) for e in expected}) > NUM_REQUESTS // 2, "the cases tell nothing apart"
+
+    base = load_unquantised(tiny.folder) if weights == "fp32" else load_nf4(tiny.folder, weights)
+    engine = start_engine(base)
+    try:
+        requests = [make_request(p, a, max_new_tokens=NUM_NEW) for p, a in cases]
+        engine.submit(*(r.sequence for r in requests))
+        assert [r.result().token_ids for r in requests] == expected
+        alone = []
+        for prompt, adapter in cases:
+            request = make_request(prompt, adapter, max_new_tokens=NUM_NEW)
+            engine.submit(request.sequence)
+            alone.append(request.result().token_ids)
+        assert alone == expected
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize("sliding_window", [None, 16])
+@pytest.mark.parametrize("batch_decode", [False, True], ids=["alone", "together"])
+def test_every_way_to_attend_equals_peft(
+    tmp_path_factory: pytest.TempPathFactory, sliding_window: int | None, batch_decode: bool
+) -> None:
+    """`together` is what a GPU does; a window of 16 is passed in the prompt and in the answer."""
+    folder = tmp_path_factory.mktemp("attend")
+    make_tiny_model(folder / "base", "phi3")
+    config = json.loads((folder / "base" / "config.json").read_text())
+    config["sliding_window"] = sliding_window
+    (folder / "base" / "config.json").write_text(json.dumps(config))
+    reference = load_reference(folder / "base", nf4=False)
+    adapter = make_adapter(folder, reference, "a")
+    rng = random.Random(1)
+    prompts = [[rng.randrange(10, 12_000) for _ in range(n)] for n in (3, 14, 16, 17, 40, 90)]
+    expected = [peft_greedy(reference, p, adapter, 20) for p in prompts]
+    base = load_unquantised(folder / "base")
+    base.batch_decode = batch_decode
+    engine = start_engine(base)
+    try:
+        requests = [make_request(p, adapter, max_new_tokens=20) for p in prompts]
+        engine.submit(*(r.sequence for r in requests))
+        assert [r.result().token_ids for r in requests] == expected
+    finally:
+        engine.stop()
+
+
+def test_adapters_change_the_answers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Guards the test above: with adapters that do nothing it would pass whatever the bank did."""
+    tiny = make_tiny(tmp_path_factory.mktemp("differ"), "phi3", nf4=True)
+    prompt = [100, 200, 300]
+    answers = [peft_greedy(tiny.reference, prompt, a, NUM_NEW) for a in [None, *tiny.adapters]]
+    assert len({tuple(a) for a in answers}) == len(answers)
