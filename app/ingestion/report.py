@@ -84,6 +84,7 @@ class ReportBuilder:
         )
 
     def _warnings(self) -> list[str]:
+        left_out = "tokens; a job leaves out rows longer than its max_length"
         found = [
             (self.duplicates, "1 row repeats an earlier one and was dropped",
              "{} rows repeat earlier ones and were dropped"),
@@ -91,10 +92,8 @@ class ReportBuilder:
              "{} rows give a source another target than an earlier row does"),
             (self.copies, "1 row is not translated: source and target are the same",
              "{} rows are not translated: source and target are the same"),
-            (self._too_long, f"1 row has more than {self._max_tokens} tokens; what a job's max_length "
-             "leaves out is not learned",
-             f"{{}} rows have more than {self._max_tokens} tokens; what a job's max_length leaves out "
-             "is not learned"),
+            (self._too_long, f"1 row has more than {self._max_tokens} {left_out}",
+             f"{{}} rows have more than {self._max_tokens} {left_out}"),
             (self.systems, "1 row has a system turn, which is ignored; a job's prompt.system sets one",
              "{} rows have a system turn, which is ignored; a job's prompt.system sets one"),
         ]  # fmt: skip

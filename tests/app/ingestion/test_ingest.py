@@ -174,7 +174,7 @@ def test_tokens_are_those_of_both_sides(ingestion: Ingestion) -> None:
     assert tokens.model_dump() == {"min": 2, "median": 51, "p95": 96, "max": 101, "total": 5150}
     assert dataset.report.too_long == 2
     assert dataset.report.warnings == [
-        "2 rows have more than 99 tokens; what a job's max_length leaves out is not learned "
+        "2 rows have more than 99 tokens; a job leaves out rows longer than its max_length "
         "(lines 100, 101)"
     ]
 
