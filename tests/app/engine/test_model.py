@@ -6,9 +6,9 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
-from transformers import Phi3Config, Phi3ForCausalLM
 
 from app.engine.model import load_base_model
+from benchmarks.random_model import make_phi3_mini
 from core.base_model import EMBEDDED
 from core.errors import ServiceError
 from tests.tiny_models import Architecture, make_tiny_model
@@ -73,27 +73,6 @@ def test_cuda_without_a_device_is_refused() -> None:
 @pytest.mark.slow
 def test_footprint_of_the_phi3_mini_shape(tmp_path: Path) -> None:
     """microsoft/Phi-3-mini-4k-instruct's shape with random weights, quantised here; needs 12 GB of memory and disk."""
-    config = Phi3Config(
-        vocab_size=32_064,
-        hidden_size=3072,
-        intermediate_size=8192,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        max_position_embeddings=4096,
-        original_max_position_embeddings=4096,
-        sliding_window=2047,
-        tie_word_embeddings=False,
-        pad_token_id=32_000,
-    )
-    with torch.device("meta"):
-        shape = Phi3ForCausalLM(config)
-    model = shape.to_empty(device="cpu").to(torch.bfloat16)
-    for parameter in model.parameters():
-        parameter.data.uniform_(-0.02, 0.02)
-    model.save_pretrained(tmp_path)
-    del model
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (tmp_path / name).write_bytes((EMBEDDED / name).read_bytes())
+    make_phi3_mini(tmp_path)
     loaded = load_base_model(tmp_path, device="cpu", compute_dtype="bfloat16")
     assert loaded.num_bytes == pytest.approx(2_206_341_312, rel=0.001)

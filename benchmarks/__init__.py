@@ -1,0 +1,1 @@
+"""Side-by-side measurements: ours and a peer's in one run, as a ratio."""
