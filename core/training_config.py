@@ -1,6 +1,7 @@
 """What a job may ask for: TRL's and PEFT's own names, bounded; unknown keys are refused.
 
-Defaults are for people who do not want to choose. Each name is documented in TRL's SFTConfig or PEFT's LoraConfig.
+Defaults are for people who do not want to choose, with some hundred sentence pairs and the embedded base model:
+docs/decisions.md has the measurements. Each name is documented in TRL's SFTConfig or PEFT's LoraConfig.
 """
 
 from typing import Annotated, Literal
@@ -13,7 +14,9 @@ from core.prompt import Prompt
 
 def _valid_language(code: str) -> str:
     if not tag_is_valid(code):
-        raise ValueError(f"{code!r} is not a BCP 47 language tag such as 'en', 'lzh' or 'en-x-yoda'")
+        raise ValueError(
+            f"{code!r} is not a BCP 47 language tag such as 'en', 'lzh' or 'en-x-yoda'"
+        )
     return code
 
 
@@ -29,7 +32,7 @@ class LoraSection(_Section):
 
     r: int = Field(16, ge=1, le=256)
     lora_alpha: float = Field(32, gt=0, le=4096)
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[Annotated[str, Field(min_length=1)]] = Field(
         "all-linear", min_length=1, max_length=32
     )
@@ -40,9 +43,9 @@ class TrainingSection(_Section):
     """trl.SFTConfig."""
 
     num_train_epochs: float = Field(3.0, gt=0, le=1000)
-    max_steps: int = Field(-1, ge=-1, le=10_000_000)
-    learning_rate: float = Field(5e-4, gt=0, le=1)
-    per_device_train_batch_size: int = Field(16, ge=1, le=1024)
+    max_steps: Literal[-1] | Annotated[int, Field(ge=1, le=10_000_000)] = -1
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    per_device_train_batch_size: int = Field(8, ge=1, le=1024)
     gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
     max_length: int = Field(512, ge=8, le=131_072)
     packing: bool = False

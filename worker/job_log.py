@@ -27,4 +27,7 @@ def job_log(attempt: Path) -> Iterator[None]:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.name.startswith("worker.")
+    if record.name.startswith("worker."):
+        return True
+    # py.warnings: deprecations, which are for developers
+    return record.levelno >= logging.WARNING and record.name != "py.warnings"

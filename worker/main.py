@@ -13,7 +13,7 @@ from celery import Celery
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 from redis import RedisError
 
-from core.queue import TRAIN_TASK, create_queue
+from core.queue import TRAIN_TASK, create_queue, send_training
 from core.settings import Settings
 from worker.tasks import connect_store, train
 
@@ -55,7 +55,7 @@ def sweep_jobs(queue: Celery, settings: Settings) -> None:
     try:
         store = connect_store(settings)
         for job_id in store.sweep():
-            queue.send_task(TRAIN_TASK, args=[job_id])
+            send_training(queue, job_id)
             store.mark_sent(job_id)
             logger.info("job %s was sent again", job_id)
     except (RedisError, queue.connection().recoverable_connection_errors) as error:

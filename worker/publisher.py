@@ -93,6 +93,8 @@ def _save_lora(model: PeftModel, folder: Path, base_name: str) -> None:
     # False: PEFT would otherwise ask the hub whether the embeddings were resized.
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone; the server may be somebody else
 
 
 def _eos_token_ids(model: PeftModel) -> list[int]:

@@ -1,8 +1,11 @@
 """One attempt at a job, from its dataset to a published version. Imports the whole training stack."""
 
+import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from transformers import AutoTokenizer
@@ -45,8 +48,9 @@ def run_job(
     prompt = seal_prompt(config.prompt, tokenizer)
     renderer = PromptRenderer(tokenizer, prompt)
     rows = _checked(datasets.rows(dataset.id), lease.check)
-    data = build_training_data(rows, renderer, config.training.max_length)
-    warnings = _warn(data, config.training.max_length)
+    max_length = min(config.training.max_length, _context_length(base_folder))
+    data = build_training_data(rows, renderer, max_length)
+    warnings = _warn(data, max_length)
     logger.info("%d rows of dataset %s are tokenised", data.num_rows, dataset.id)
     lease.check()
 
@@ -76,6 +80,12 @@ def run_job(
     publisher.promote(version)
     logger.info("published %s after %d steps", version.ref, result.num_steps)
     return version
+
+
+def _context_length(base_folder: Path) -> int:
+    """The most tokens that the base model can read at once."""
+    config = json.loads((base_folder / "config.json").read_text())
+    return int(config.get("max_position_embeddings", sys.maxsize))
 
 
 def _checked(items: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:

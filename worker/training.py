@@ -6,6 +6,7 @@ Knows no Redis, no queue and no registry.
 import json
 import logging
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,13 @@ def build_trainer(
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
     """Raises InvalidError `target_modules_invalid`."""
-    _check_target_modules(model, config.lora)
+    lora = _lora_config(config.lora, _target_modules(model, config.lora.target_modules))
     disable_progress_bars()
     args = _training_arguments(config, precision, output_dir)
     model = prepare_model_for_kbit_training(
         model,
         use_gradient_checkpointing=config.training.gradient_checkpointing,
-        gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+        gradient_checkpointing_kwargs=args.activation_checkpointing_kwargs,
     )
     is_cpu = precision.device.type == "cpu"
     trainer = (CompactLossTrainer if is_cpu else SFTTrainer)(
@@ -161,7 +162,7 @@ def build_trainer(
         train_dataset=data.dataset,
         processing_class=tokenizer,
         callbacks=callbacks,
-        peft_config=_lora_config(config.lora),
+        peft_config=lora,
     )
     trainer.remove_callback(PrinterCallback)
     for parameter in trainer.model.parameters():
@@ -175,6 +176,7 @@ def run_training(trainer: SFTTrainer) -> TrainingResult:
     """Trains to the end. Whatever a callback raises comes out; InvalidError `training_diverged`."""
     num_trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     logger.info("training %d parameters on %s", num_trainable, trainer.args.device)
+    started_s = time.monotonic()
     output = trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not math.isfinite(output.training_loss) or not _all_finite(trainer.model):
@@ -182,7 +184,7 @@ def run_training(trainer: SFTTrainer) -> TrainingResult:
     return TrainingResult(
         num_steps=output.global_step,
         num_tokens=int(trainer.state.num_input_tokens_seen),
-        seconds=output.metrics["train_runtime"],
+        seconds=time.monotonic() - started_s,
         train_loss=output.training_loss,
         final_loss=losses[-1],
         num_trainable=num_trainable,
@@ -199,29 +201,32 @@ def linear_layers(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def _check_target_modules(model: PreTrainedModel, lora: LoraSection) -> None:
-    """PEFT takes a list in which only some names exist, and trains those; a typing error would pass unseen."""
-    if lora.target_modules == "all-linear":
-        return
+def _target_modules(model: PreTrainedModel, asked: str | list[str]) -> list[str]:
+    """What a job asked for, as names that PEFT matches by their endings."""
     names = linear_layers(model)
-    for target in lora.target_modules:
+    endings = sorted({name.rsplit(".", 1)[-1] for name in names})
+    if isinstance(asked, str):  # "all-linear"
+        matched = [n for n, _ in model.named_modules() if n.rsplit(".", 1)[-1] in endings]
+        return endings if set(matched) == set(names) else names
+    # PEFT takes a list in which only some names exist, and trains those; a typing error would pass unseen.
+    for target in asked:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            known = sorted({name.rsplit(".", 1)[-1] for name in names})
             raise InvalidError(
                 f"target_modules has {target!r}, which is no linear layer of this base model; "
-                f"there are: {', '.join(known)}, or the word 'all-linear'",
+                f"there are: {', '.join(endings)}, or the word 'all-linear'",
                 code="target_modules_invalid",
             )
+    return asked
 
 
-def _lora_config(lora: LoraSection) -> LoraConfig:
+def _lora_config(lora: LoraSection, target_modules: list[str]) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         bias="none",
         r=lora.r,
         lora_alpha=int(lora.lora_alpha) if float(lora.lora_alpha).is_integer() else lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
+        target_modules=target_modules,
         use_rslora=lora.use_rslora,
     )
 
@@ -230,10 +235,15 @@ def _training_arguments(config: JobConfig, precision: Precision, output_dir: Pat
     is_cuda = precision.device.type == "cuda"
     # The names of TrainingSection are SFTConfig's own, so every key that a job may name takes effect.
     asked: dict[str, Any] = config.training.model_dump()
+    asked["activation_checkpointing"] = asked.pop("gradient_checkpointing")  # its name from now on
+    if config.training.lr_scheduler_type == "polynomial":
+        asked["lr_scheduler_kwargs"] = {"lr_end": 0.0}  # the default end is above a tiny start
     return SFTConfig(
         **asked,
         output_dir=str(output_dir),
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        # Rows of like length share a batch: a third less padding on sentence pairs, no worse a translator.
+        train_sampling_strategy="random" if config.training.packing else "group_by_length",
         bf16=is_cuda and precision.dtype == torch.bfloat16,
         fp16=is_cuda and precision.dtype == torch.float16,
         use_cpu=not is_cuda,
