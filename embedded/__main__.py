@@ -23,7 +23,7 @@ from embedded.process_runner import ProcessRunner, StopSignals
 from embedded.redis_server import EmbeddedRedis
 
 _ROOT = Path(__file__).resolve().parent.parent
-_KILL_MARGIN_S = 2.0  # the server gets its own grace, and then this
+_KILL_MARGIN_S = 4.0  # for what follows the grace that server and worker give to running work
 _FIRST_REQUEST = '{"q":"The Force is strong in you!","adapter":"yoda"}'
 
 

@@ -115,5 +115,5 @@ def test_only_this_machine_can_reach_it(services: dict[str, Any]) -> None:
 
 def test_there_is_time_to_stop(services: dict[str, Any]) -> None:
     grace_s = Settings(_env_file=None).stop_grace_s
-    for name in SERVERS.values():
+    for name in (*SERVERS.values(), *WORKERS.values()):
         assert float(services[name]["stop_grace_period"].removesuffix("s")) > grace_s
