@@ -27,8 +27,8 @@ test: check ## the linters and all fast tests, with coverage
 test-slow: .venv/stamp-dev ## the tests that need minutes or much memory
 	@$(BIN)/python -m pytest -m 'slow and not gpu' || [ $$? -eq 5 ] # 5: there are none
 
-bench: .venv/stamp-serve ## serving against plain PEFT, as ratios
-	@$(BIN)/python benchmarks/serve.py
+bench: .venv/stamp-dev ## serving against plain PEFT, as ratios; ARGS="--adapters 16" and so on
+	@$(BIN)/python -m benchmarks.serve $(ARGS)
 
 clean: ## remove .venv and caches; keeps data/
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
