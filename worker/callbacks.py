@@ -42,6 +42,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         self._check = check
         self._marks: deque[_Mark] = deque(maxlen=_NUM_SPEED_STEPS + 1)
         self._reported_at_s = 0.0
+        self.progress = Progress()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -112,6 +113,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
 
     def _report(self, progress: Progress, metric: Metric | None = None) -> None:
         self._reported_at_s = time.monotonic()
+        self.progress = progress
         try:
             self._store.report(self._claim, progress, metric)
         except RedisError as error:

@@ -12,7 +12,8 @@ from core.errors import NotFoundError
 from core.jobs import Job
 from core.prompt import PromptRenderer, SealedPrompt
 from core.volume import Volume
-from worker.training import TrainingResult
+from worker.callbacks import diverged
+from worker.training import TrainingResult, all_finite
 
 _EMBEDDED_NAME = "dragoman-embedded-base"
 
@@ -46,7 +47,7 @@ class Publisher:
     ) -> AdapterVersion:
         """Saves, seals and publishes `model`'s LoRA as the next version of the job's adapter."""
         with self._volume.staged_folder() as staged:
-            _save_lora(model, staged, self._base_name)
+            _save_lora(model, staged, self._base_name, result)
             seal = Seal(
                 base_fingerprint=self._base_fingerprint,
                 base_model=self._base_name,
@@ -83,13 +84,15 @@ def public_name(base_model: str) -> str:
     return path.resolve().name if path.exists() else base_model
 
 
-def _save_lora(model: PeftModel, folder: Path, base_name: str) -> None:
+def _save_lora(model: PeftModel, folder: Path, base_name: str, result: TrainingResult) -> None:
     model.peft_config["default"].base_model_name_or_path = base_name
     for parameter in model.parameters():
         if parameter.requires_grad:
             # Half the bytes to load while requests wait. 11 bits of precision are more than bfloat16's 8, in which
             # QLoRA adapters are published elsewhere; PEFT computes with them in float32 again.
             parameter.data = parameter.data.half()
+    if not all_finite(model):
+        raise diverged(result.num_steps)
     # False: PEFT would otherwise ask the hub whether the embeddings were resized.
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)

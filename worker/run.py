@@ -5,81 +5,120 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trl import SFTTrainer
 
 from core.adapters import AdapterVersion
 from core.base_model import locate_base_model
-from core.datasets import DatasetStore
+from core.datasets import Dataset, DatasetStore
 from core.job_store import Claim, JobStore
-from core.jobs import Progress
-from core.prompt import PromptRenderer, seal_prompt
+from core.jobs import Job
+from core.prompt import PromptRenderer, SealedPrompt, seal_prompt
 from core.settings import Settings
 from core.volume import Volume
 from worker.callbacks import JobCallback
 from worker.dataset import TrainingData, build_training_data
 from worker.lease import JobCancelledError, LeaseKeeper
 from worker.publisher import Publisher
-from worker.training import build_trainer, choose_precision, load_base, run_training
+from worker.training import (
+    TrainingResult,
+    build_trainer,
+    choose_precision,
+    load_base,
+    run_training,
+)
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class _Material:
+    """What is learnt from, and through which prompt."""
+
+    dataset: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    prompt: SealedPrompt
+    renderer: PromptRenderer
+    data: TrainingData
+    max_length: int
+
+
 def run_job(
     settings: Settings, volume: Volume, store: JobStore, claim: Claim, lease: LeaseKeeper
 ) -> AdapterVersion:
     """Trains, publishes and promotes. Raises what `lease.check` raises, and ServiceError."""
-    job, config = claim.job, claim.job.config
+    job = claim.job
     base_folder = locate_base_model(settings.base_model)
     publisher = Publisher(volume, settings.base_model, base_folder)
-    published = publisher.find(job)
-    if published is not None:
-        logger.info("an earlier attempt had published %s already", published.ref)
-        publisher.promote(published)
-        return published
+    version = publisher.find(job)
+    if version is not None:
+        logger.info("an earlier attempt had published %s already", version.ref)
+        store.move(claim, "running")
+    else:
+        material = _gather(DatasetStore(volume), job, base_folder, lease.check)
+        lease.check()
+        trainer, result = _train(settings, volume, store, claim, lease, base_folder, material)
+        lease.renew_now()
+        version = publisher.publish(
+            job, material.dataset, trainer.model, material.prompt, material.renderer, result
+        )
+        logger.info("published %s after %d steps", version.ref, result.num_steps)
+    publisher.promote(version)
+    return version
 
-    datasets = DatasetStore(volume)
+
+def _gather(
+    datasets: DatasetStore, job: Job, base_folder: Path, check: Callable[[], None]
+) -> _Material:
     dataset = datasets.get(job.dataset_id)
     tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
-    prompt = seal_prompt(config.prompt, tokenizer)
+    prompt = seal_prompt(job.config.prompt, tokenizer)
     renderer = PromptRenderer(tokenizer, prompt)
-    rows = _checked(datasets.rows(dataset.id), lease.check)
-    max_length = min(config.training.max_length, _context_length(base_folder))
+    max_length = min(job.config.training.max_length, _context_length(base_folder))
+    rows = _checked(datasets.rows(dataset.id), check)
     data = build_training_data(rows, renderer, max_length)
-    warnings = _warn(data, max_length)
     logger.info("%d rows of dataset %s are tokenised", data.num_rows, dataset.id)
-    lease.check()
+    return _Material(dataset, tokenizer, prompt, renderer, data, max_length)
 
+
+def _train(
+    settings: Settings,
+    volume: Volume,
+    store: JobStore,
+    claim: Claim,
+    lease: LeaseKeeper,
+    base_folder: Path,
+    material: _Material,
+) -> tuple[SFTTrainer, TrainingResult]:
+    attempt = volume.attempt(claim.job.id, claim.job.attempt)
+    callback = JobCallback(store, claim, attempt, lease.check)
     precision = choose_precision(settings)
-    attempt = volume.attempt(job.id, job.attempt)
-    output_dir = attempt / "trainer"
     model = load_base(base_folder, precision)
     logger.info("the base model is loaded on %s in %s", precision.device, precision.dtype)
     trainer = build_trainer(
         model,
-        tokenizer,
-        data,
-        config,
+        material.tokenizer,
+        material.data,
+        claim.job.config,
         precision=precision,
-        output_dir=output_dir,
-        callbacks=[JobCallback(store, claim, attempt, lease.check)],
+        output_dir=attempt / "trainer",
+        callbacks=[callback],
     )
     lease.check()
-    store.report(claim, Progress(), warnings=[*job.warnings, *warnings])
     if not store.move(claim, "running"):
-        raise JobCancelledError(job.id)
+        raise JobCancelledError(claim.job.id)
     result = run_training(trainer)
-    shutil.rmtree(output_dir, ignore_errors=True)
-
-    lease.renew_now()
-    version = publisher.publish(job, dataset, trainer.model, prompt, renderer, result)
-    publisher.promote(version)
-    logger.info("published %s after %d steps", version.ref, result.num_steps)
-    return version
+    shutil.rmtree(attempt / "trainer", ignore_errors=True)
+    warnings = [*claim.job.warnings, *_warnings(material, result)]
+    if warnings:  # an earlier attempt may have found the same
+        store.report(claim, callback.progress, warnings=list(dict.fromkeys(warnings)))
+    return trainer, result
 
 
 def _context_length(base_folder: Path) -> int:
@@ -94,10 +133,15 @@ def _checked(items: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:
         yield item
 
 
-def _warn(data: TrainingData, max_length: int) -> list[str]:
-    if not data.num_too_long:
-        return []
-    return [
-        f"{data.num_too_long} of {data.num_rows + data.num_too_long} rows were left out: longer "
-        f"than max_length={max_length} tokens, the chat template included"
-    ]
+def _warnings(material: _Material, result: TrainingResult) -> Iterator[str]:
+    data = material.data
+    if data.num_too_long:
+        yield (
+            f"{data.num_too_long} of {data.num_rows + data.num_too_long} rows were left out: longer "
+            f"than max_length={material.max_length} tokens, the chat template included"
+        )
+    if not result.has_learnt:
+        yield (
+            f"the loss did not fall ({result.first_loss:.2f} at first, {result.final_loss:.2f} at "
+            "last): a lower config.training.learning_rate may help"
+        )

@@ -79,19 +79,22 @@ class CompactLossTrainer(SFTTrainer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """`train_loss` is the mean over the run; `final_loss` that of the last logged point."""
+    """`train_loss` is the mean over the run; first and final loss are those of the curve's ends."""
 
     num_steps: int
     num_tokens: int
     seconds: float
     train_loss: float
+    first_loss: float
     final_loss: float
     num_trainable: int
+    has_learnt: bool
 
     def metrics(self) -> dict[str, float]:
         """For the seal of what was trained."""
         return {
             "train_loss": round(self.train_loss, 4),
+            "first_loss": round(self.first_loss, 4),
             "final_loss": round(self.final_loss, 4),
             "steps": self.num_steps,
             "tokens": self.num_tokens,
@@ -133,6 +136,9 @@ def load_base(folder: Path, precision: Precision) -> PreTrainedModel:
         if isinstance(module, Linear4bit):
             # A checkpoint that is 4-bit already brings its own, whatever `dtype` says.
             module.compute_dtype = precision.dtype
+            # On processors with AVX512-BF16 bitsandbytes would repack the weights at the first forward outside
+            # training; gradients through repacked weights are wrong, without a word.
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -179,15 +185,17 @@ def run_training(trainer: SFTTrainer) -> TrainingResult:
     started_s = time.monotonic()
     output = trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not math.isfinite(output.training_loss) or not _all_finite(trainer.model):
+    if not math.isfinite(output.training_loss) or not all_finite(trainer.model):
         raise diverged(output.global_step)
     return TrainingResult(
         num_steps=output.global_step,
         num_tokens=int(trainer.state.num_input_tokens_seen),
         seconds=time.monotonic() - started_s,
         train_loss=output.training_loss,
+        first_loss=losses[0],
         final_loss=losses[-1],
         num_trainable=num_trainable,
+        has_learnt=_has_fallen(losses),
     )
 
 
@@ -257,5 +265,12 @@ def _training_arguments(config: JobConfig, precision: Precision, output_dir: Pat
     )
 
 
-def _all_finite(model: PeftModel) -> bool:
+def _has_fallen(losses: list[float]) -> bool:
+    """Whether a curve's last tenth lies below its beginning; of a short curve nothing can be said, so yes."""
+    length = len(losses) // 10
+    return length == 0 or sum(losses[-length:]) / length < losses[0]
+
+
+def all_finite(model: PeftModel) -> bool:
+    """Whether the trained weights are numbers."""
     return all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,216 @@
+"""A real `celery worker` over a real Redis: what happens to a job, whatever happens to its worker."""
+
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from core.datasets import Row
+from core.jobs import JobStatus
+from core.metrics import read_curve
+from core.prompt import PromptRenderer
+from core.settings import Settings
+from embedded.redis_server import EmbeddedRedis
+from tests.worker.conftest import ROWS, SHORT, Jobs, WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+# Minutes, if nobody ends it.
+LONG = SHORT | {"training": SHORT["training"] | {"max_steps": 5000}}
+
+
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path
+) -> Iterator[tuple[Jobs, WorkerProcess]]:
+    """One worker for all tests that do it no harm: it takes seconds to start."""
+    folder = tmp_path_factory.mktemp("shared")
+    with EmbeddedRedis(folder / "redis") as redis:
+        settings = Settings(
+            _env_file=None,
+            data_dir=folder / "data",
+            redis_url=redis.url,
+            base_model=str(tiny_base),
+            device="cpu",
+        )
+        worker = WorkerProcess(settings, folder / "worker.log")
+        yield Jobs(settings), worker
+        worker.end()
+
+
+class TestOneWorker:
+    def test_job_becomes_an_adapter(self, shared: tuple[Jobs, WorkerProcess]) -> None:
+        jobs, worker = shared
+        job = jobs.wait(jobs.create(is_sent=True).id)
+        assert (job.status, job.error) == (JobStatus.SUCCEEDED, None), worker.log
+        assert (job.adapter_version, job.attempt) == (1, 1)
+        assert job.started_at
+        assert job.finished_at
+        assert (job.progress.step, job.progress.total_steps) == (3, 3)
+        assert job.progress.percent == 100
+        assert job.progress.eta_seconds == 0
+        assert job.progress.tokens_per_second
+        assert job.warnings == []
+
+        attempt = jobs.volume.attempt(job.id, 1)
+        assert [p.step for p in read_curve(attempt).train] == [1, 2, 3]
+        assert "published yoda@1" in (attempt / "log.txt").read_text()
+        assert sorted(p.name for p in attempt.iterdir()) == ["log.txt", "metrics.jsonl"]
+
+    def test_version_is_plain_peft(
+        self, shared: tuple[Jobs, WorkerProcess], tiny_base: Path
+    ) -> None:
+        jobs, _ = shared
+        job = jobs.wait(jobs.create(adapter="plain", is_sent=True).id)
+        version = jobs.registry.resolve("plain")
+        assert version.version == job.adapter_version
+        assert sorted(p.name for p in version.path.iterdir()) == [
+            "README.md",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "dragoman.json",
+        ]
+        assert all(stat.S_IMODE(p.stat().st_mode) & 0o444 == 0o444 for p in version.path.iterdir())
+        for name in ("adapter_config.json", "dragoman.json", "README.md"):
+            assert str(tiny_base.parent) not in (version.path / name).read_text()
+
+        base = AutoModelForCausalLM.from_pretrained(tiny_base)
+        model = PeftModel.from_pretrained(base, str(version.path))
+        tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+        seal = version.seal
+        ids = PromptRenderer(tokenizer, seal.prompt).prompt_ids("The sky is dark.")
+        assert torch.isfinite(model(torch.tensor([ids])).logits).all()
+        trained = [p for n, p in model.named_parameters() if "lora_B" in n]
+        assert all(p.abs().sum() > 0 for p in trained)
+
+        assert seal.job_id == job.id
+        assert seal.dataset_rows == len(ROWS)
+        assert seal.config == job.config.model_dump(mode="json")
+        assert {3, 7} <= set(seal.stop_token_ids)
+        assert seal.metrics["steps"] == 3
+        assert seal.metrics["train_loss"] > 0
+
+    def test_cancel_while_running(self, shared: tuple[Jobs, WorkerProcess]) -> None:
+        jobs, _ = shared
+        job = jobs.create(LONG, adapter="never", is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        assert jobs.store.cancel(job.id).status == JobStatus.CANCELLING
+        assert jobs.wait(job.id, timeout_s=10).status == JobStatus.CANCELLED
+        assert not any(a.name == "never" for a in jobs.registry.all())
+
+    def test_cancel_while_preparing(self, shared: tuple[Jobs, WorkerProcess]) -> None:
+        jobs, _ = shared
+        job = jobs.create(LONG, adapter="never", rows=ROWS * 1000, is_sent=True)
+        jobs.wait(job.id, JobStatus.PREPARING)
+        jobs.store.cancel(job.id)
+        job = jobs.wait(job.id, timeout_s=10)
+        assert (job.status, job.progress.total_steps) == (JobStatus.CANCELLED, None)
+
+    @pytest.mark.parametrize(
+        ("config", "code", "message"),
+        [
+            (
+                {"lora": {"target_modules": ["o_proj", "q_proj"]}},
+                "target_modules_invalid",
+                "'q_proj', which is no linear layer of this base model; there are: "
+                "down_proj, gate_up_proj, o_proj, qkv_proj",
+            ),
+            ({"training": {"max_length": 8}}, "dataset_too_long", "max_length=8"),
+        ],
+    )
+    def test_failure_says_why(
+        self,
+        shared: tuple[Jobs, WorkerProcess],
+        config: dict[str, object],
+        code: str,
+        message: str,
+    ) -> None:
+        jobs, _ = shared
+        job = jobs.wait(jobs.create(config, adapter="never", is_sent=True).id)
+        assert job.status == JobStatus.FAILED
+        assert job.error
+        assert job.error.code == code
+        assert message in job.error.message
+        assert not any(a.name == "never" for a in jobs.registry.all())
+
+    def test_left_out_rows_are_told(self, shared: tuple[Jobs, WorkerProcess]) -> None:
+        jobs, _ = shared
+        rows = [*ROWS, Row(prompt="word " * 600, completion="too long")]
+        job = jobs.wait(jobs.create(rows=rows, is_sent=True).id)
+        assert job.status == JobStatus.SUCCEEDED
+        assert job.warnings == [
+            "1 of 33 rows were left out: longer than max_length=512 tokens, the chat template included"
+        ]
+
+
+class TestWorkersThatEnd:
+    @pytest.fixture
+    def worker_settings(self, worker_settings: Settings) -> Settings:
+        return worker_settings.model_copy(
+            update={"job_lease_s": 2.0, "stop_grace_s": 5.0, "max_attempts": 2}
+        )
+
+    def test_stopped_worker_hands_its_job_back(
+        self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]
+    ) -> None:
+        first = start_worker()
+        job = jobs.create(LONG, is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        assert first.stop(timeout_s=10) == 0, first.log
+        job = jobs.store.get(job.id)
+        assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+
+        second = start_worker()
+        job = jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        assert job.attempt == 1
+        # Its curve began anew, although the attempt has the number of the one before.
+        steps = [p.step for p in read_curve(jobs.volume.attempt(job.id, 1)).train]
+        assert steps == list(range(1, len(steps) + 1))
+
+        # A whole process group that gets the signal, as from a supervisor, ends as well.
+        os.killpg(second.process.pid, signal.SIGTERM)
+        assert second.process.wait(10) == 0, second.log
+        assert jobs.store.get(job.id).status == JobStatus.QUEUED
+
+    def test_killed_child(self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]) -> None:
+        worker = start_worker()
+        config = SHORT | {"training": SHORT["training"] | {"max_steps": 100}}
+        job = jobs.create(config, is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        for pid in worker.children():
+            os.kill(pid, signal.SIGKILL)
+        job = jobs.wait(job.id)
+        assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), worker.log
+        assert read_curve(jobs.volume.attempt(job.id, 2)).train[-1].step == 100
+
+    def test_killed_worker(self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]) -> None:
+        first = start_worker()
+        job = jobs.create(LONG, is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        first.process.kill()
+        second = start_worker()
+        jobs.wait(job.id, JobStatus.RUNNING, attempt=2, min_step=2)
+        for pid in second.children():
+            os.kill(pid, signal.SIGKILL)
+        job = jobs.wait(job.id, JobStatus.FAILED)
+        assert job.error
+        assert job.error.code == "worker_lost"
+
+    def test_two_workers_one_job(
+        self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]
+    ) -> None:
+        workers = [start_worker(), start_worker()]
+        job = jobs.create(is_sent=True)
+        for _ in range(5):
+            jobs.send(job.id)
+        job = jobs.wait(job.id)
+        assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
+        assert [w.stop() for w in workers] == [0, 0]
+        assert jobs.registry.get("yoda").versions == [1]
+        assert sum(w.log.count(f"job {job.id}, attempt") for w in workers) == 1

@@ -1,0 +1,137 @@
+"""A claimed job's lease against a real Redis: it is kept, it is lost, and it makes the work stop."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core.job_store import Claim, JobStore, LeaseLostError
+from core.jobs import JobStatus
+from core.settings import Settings
+from embedded.redis_server import EmbeddedRedis
+from tests.worker.conftest import ROOT, Jobs
+from worker.lease import JobCancelledError, LeaseKeeper, StopRequest, WorkerStoppingError
+from worker.tasks import connect_store
+
+LEASE_S = 1.0
+
+
+@pytest.fixture
+def worker_settings(worker_settings: Settings) -> Settings:
+    return worker_settings.model_copy(update={"job_lease_s": LEASE_S})
+
+
+@pytest.fixture
+def store(worker_settings: Settings) -> JobStore:
+    return connect_store(worker_settings)
+
+
+@pytest.fixture
+def claim(jobs: Jobs, store: JobStore) -> Claim:
+    claim = store.claim(jobs.create().id)
+    assert claim
+    return claim
+
+
+@pytest.fixture
+def stop() -> StopRequest:
+    return StopRequest()
+
+
+@pytest.fixture
+def lease(store: JobStore, claim: Claim, stop: StopRequest) -> Iterator[LeaseKeeper]:
+    with LeaseKeeper(store, claim, stop, lease_s=LEASE_S, grace_s=60) as lease:
+        yield lease
+
+
+def wait_for(error: type[Exception], check: Callable[[], None], timeout_s: float = 5) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            check()
+        except error:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no {error.__name__}")
+
+
+def test_lease_outlives_itself(store: JobStore, claim: Claim, lease: LeaseKeeper) -> None:
+    time.sleep(2 * LEASE_S)
+    assert store.sweep() == []
+    assert store.get(claim.job.id).status == JobStatus.PREPARING
+    lease.check()
+    lease.renew_now()
+
+
+def test_lease_ends_with_its_keeper(store: JobStore, claim: Claim, stop: StopRequest) -> None:
+    with LeaseKeeper(store, claim, stop, lease_s=LEASE_S, grace_s=60):
+        pass
+    time.sleep(1.5 * LEASE_S)
+    store.sweep()
+    assert store.get(claim.job.id).status == JobStatus.QUEUED
+
+
+def test_cancel_is_noticed(store: JobStore, claim: Claim, lease: LeaseKeeper) -> None:
+    store.cancel(claim.job.id)
+    wait_for(JobCancelledError, lease.check)
+    with pytest.raises(JobCancelledError):
+        lease.renew_now()
+
+
+def test_stop_request_is_noticed_at_once(lease: LeaseKeeper, stop: StopRequest) -> None:
+    assert stop.age_s is None
+    stop.make()
+    with pytest.raises(WorkerStoppingError):
+        lease.check()
+    assert stop.age_s is not None
+
+
+def test_lost_lease_is_noticed(store: JobStore, claim: Claim, lease: LeaseKeeper) -> None:
+    store.release(claim)
+    wait_for(LeaseLostError, lease.check)
+    with pytest.raises(LeaseLostError):
+        lease.renew_now()
+
+
+def test_redis_may_be_away_for_a_while(
+    worker_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("redis")
+    with EmbeddedRedis(folder) as redis:
+        settings = worker_settings.model_copy(update={"redis_url": redis.url, "job_lease_s": 30})
+        jobs = Jobs(settings)
+        claim = jobs.store.claim(jobs.create().id)
+        assert claim
+        assert redis.process
+        with LeaseKeeper(jobs.store, claim, StopRequest(), lease_s=1, grace_s=60) as lease:
+            redis.process.terminate()
+            redis.process.wait()
+            time.sleep(1)
+            lease.check()
+
+
+HANGING_WORK = """
+import sys, time
+from core.settings import Settings
+from worker.lease import LeaseKeeper, StopRequest
+from worker.tasks import connect_store
+
+settings = Settings(redis_url=sys.argv[1])
+store, stop = connect_store(settings), StopRequest()
+claim = store.claim(sys.argv[2])
+with LeaseKeeper(store, claim, stop, lease_s=1, grace_s=0.5):
+    stop.make()
+    time.sleep(60)
+"""
+
+
+def test_work_that_does_not_stop_is_ended(jobs: Jobs, store: JobStore, redis_url: str) -> None:
+    job = jobs.create()
+    process = subprocess.run(
+        [sys.executable, "-c", HANGING_WORK, redis_url, job.id], cwd=ROOT, timeout=60, check=False
+    )
+    assert process.returncode == 1
+    job = store.get(job.id)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
