@@ -1,0 +1,171 @@
+"""The registry on a real volume: a version appears whole, never changes, and one of them is current."""
+
+import json
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from core.adapters import (
+    CONFIG_FILE,
+    SEAL_FILE,
+    WEIGHTS_FILE,
+    AdapterRegistry,
+    AdapterVersion,
+    Seal,
+    check_adapter_name,
+    content_sha256,
+)
+from core.errors import InvalidError, NotFoundError
+from core.prompt import SealedPrompt
+from core.volume import Volume
+
+
+@pytest.fixture
+def registry(volume: Volume) -> AdapterRegistry:
+    return AdapterRegistry(volume)
+
+
+def stage(folder: Path, job_id: str = "job") -> Path:
+    """A complete version folder, but for the weights being weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text("{}")
+    (folder / WEIGHTS_FILE).write_bytes(job_id.encode())
+    seal = Seal(
+        base_fingerprint="f" * 32,
+        base_model="base",
+        prompt=SealedPrompt(chat_template="{{ messages }}"),
+        stop_token_ids=[3],
+        source="en",
+        target="en-x-yoda",
+        dataset_id="d",
+        dataset_sha256="0" * 64,
+        dataset_rows=1,
+        job_id=job_id,
+        created_at=datetime.now(UTC),
+        config={},
+        content_sha256=content_sha256(folder),
+    )
+    (folder / SEAL_FILE).write_text(seal.model_dump_json())
+    return folder
+
+
+def publish(
+    registry: AdapterRegistry, volume: Volume, name: str, job_id: str = "job"
+) -> AdapterVersion:
+    with volume.staged_folder() as staged:
+        return registry.publish(name, stage(staged, job_id))
+
+
+@pytest.mark.parametrize("name", ["a", "yoda", "yoda-2", "en_de", "0", "x" * 63])
+def test_good_names(name: str) -> None:
+    assert check_adapter_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", "../x", "a/b", "-a", "_a", "Yoda", "a b", "a@1", "é", "a\n", "x" * 64, "base"],
+)
+def test_bad_names(registry: AdapterRegistry, volume: Volume, name: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        check_adapter_name(name)
+    assert caught.value.code == "adapter_name_invalid"
+    with pytest.raises(InvalidError):
+        publish(registry, volume, name)
+    assert list(volume.adapters.iterdir()) == []
+
+
+def test_publish_and_resolve(registry: AdapterRegistry, volume: Volume) -> None:
+    first = publish(registry, volume, "yoda", "job-1")
+    second = publish(registry, volume, "yoda", "job-2")
+    assert (first.ref, second.ref) == ("yoda@1", "yoda@2")
+    assert first.seal.job_id == "job-1"
+    assert sorted(p.name for p in second.path.iterdir()) == sorted(
+        [CONFIG_FILE, WEIGHTS_FILE, SEAL_FILE]
+    )
+    adapter = registry.get("yoda")
+    assert (adapter.versions, adapter.current) == ([1, 2], None)
+    with pytest.raises(NotFoundError):
+        registry.resolve("yoda")  # none is current yet
+
+    registry.promote("yoda", 1)
+    assert registry.resolve("yoda") == first
+    assert registry.resolve("yoda@2") == second
+    registry.promote("yoda", 2)
+    assert registry.resolve("yoda") == second
+    assert [a.name for a in registry.all()] == ["yoda"]
+
+
+@pytest.mark.parametrize(
+    "ref",
+    ["nobody", "yoda@3", "yoda@0", "yoda@01", "yoda@-1", "yoda@x", "../yoda", "", "@1", "Yoda"],
+)
+def test_what_does_not_exist(registry: AdapterRegistry, volume: Volume, ref: str) -> None:
+    publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    with pytest.raises(NotFoundError, match="there are: yoda, base") as caught:
+        registry.resolve(ref)
+    assert caught.value.code == "adapter_not_found"
+    assert caught.value.extra == {"adapters": ["yoda"]}
+
+
+def test_promoting_what_does_not_exist(registry: AdapterRegistry, volume: Volume) -> None:
+    publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    with pytest.raises(NotFoundError):
+        registry.promote("yoda", 2)
+    assert registry.get("yoda").current == 1
+
+
+def test_many_publishers_at_once(registry: AdapterRegistry, volume: Volume) -> None:
+    published: list[AdapterVersion] = []
+
+    def run(number: int) -> None:
+        published.extend(publish(registry, volume, "yoda", f"{number}-{i}") for i in range(5))
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert registry.get("yoda").versions == list(range(1, 31))
+    assert len({v.version for v in published}) == 30
+    for version in published:  # each got the folder that it staged
+        assert (version.path / WEIGHTS_FILE).read_bytes() == version.seal.job_id.encode()
+
+
+def test_content_hash_sees_what_peft_reads(tmp_path: Path) -> None:
+    folder = stage(tmp_path / "a")
+    before = content_sha256(folder)
+    (folder / "README.md").write_text("words")
+    assert content_sha256(folder) == before
+    (folder / CONFIG_FILE).write_text('{"r": 2}')
+    assert content_sha256(folder) != before
+
+
+def test_broken_seal(registry: AdapterRegistry, volume: Volume) -> None:
+    version = publish(registry, volume, "yoda")
+    (version.path / SEAL_FILE).write_text('{"format": 1}')
+    with pytest.raises(InvalidError, match="yoda@1") as caught:
+        registry.resolve("yoda@1")
+    assert caught.value.code == "adapter_broken"
+
+
+def test_seal_with_members_of_a_later_release(registry: AdapterRegistry, volume: Volume) -> None:
+    version = publish(registry, volume, "yoda")
+    seal = json.loads((version.path / SEAL_FILE).read_text())
+    (version.path / SEAL_FILE).write_text(json.dumps(seal | {"from_the_future": 1}))
+    assert registry.resolve("yoda@1").seal.job_id == "job"
+
+
+def test_seed(registry: AdapterRegistry, volume: Volume, tmp_path: Path) -> None:
+    stage(tmp_path / "box" / "yoda")
+    stage(tmp_path / "box" / "wenyan")
+    (tmp_path / "box" / "notes").mkdir()
+    publish(registry, volume, "yoda", "mine")
+    assert registry.seed(tmp_path / "box") == ["wenyan"]
+    assert registry.resolve("wenyan").version == 1
+    assert registry.resolve("yoda@1").seal.job_id == "mine"
+    assert registry.seed(tmp_path / "box") == []
+    assert (tmp_path / "box" / "wenyan" / SEAL_FILE).is_file()

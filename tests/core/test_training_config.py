@@ -1,0 +1,66 @@
+"""What a job may ask for, and how it is told that it may not."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from core.training_config import JobConfig
+
+
+def test_defaults_are_complete() -> None:
+    config = JobConfig.model_validate({})
+    assert config == JobConfig()
+    assert JobConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_partial_sections_keep_other_defaults() -> None:
+    config = JobConfig.model_validate({"lora": {"r": 8}, "training": {"max_steps": 5}})
+    assert (config.lora.r, config.lora.lora_alpha) == (8, 32)
+    assert (config.training.max_steps, config.training.num_train_epochs) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "location"),
+    [
+        ({"colour": "red"}, ("colour",)),
+        ({"lora": {"rank": 8}}, ("lora", "rank")),
+        ({"lora": {"r": 0}}, ("lora", "r")),
+        ({"lora": {"r": 257}}, ("lora", "r")),
+        ({"lora": {"r": "eight"}}, ("lora", "r")),
+        ({"lora": {"lora_alpha": 0}}, ("lora", "lora_alpha")),
+        ({"lora": {"lora_alpha": float("inf")}}, ("lora", "lora_alpha")),
+        ({"lora": {"lora_dropout": 1}}, ("lora", "lora_dropout")),
+        ({"lora": {"target_modules": []}}, ("lora", "target_modules")),
+        ({"lora": {"target_modules": [""]}}, ("lora", "target_modules")),
+        ({"lora": {"target_modules": "q_proj"}}, ("lora", "target_modules")),
+        ({"training": {"learning_rate": float("nan")}}, ("training", "learning_rate")),
+        ({"training": {"learning_rate": 0}}, ("training", "learning_rate")),
+        ({"training": {"learning_rate": -1}}, ("training", "learning_rate")),
+        ({"training": {"num_train_epochs": 0}}, ("training", "num_train_epochs")),
+        ({"training": {"num_train_epochs": float("nan")}}, ("training", "num_train_epochs")),
+        ({"training": {"max_steps": 0}}, ("training", "max_steps")),
+        ({"training": {"max_steps": -2}}, ("training", "max_steps")),
+        ({"training": {"per_device_train_batch_size": 0}}, ("training", "per_device_train_batch")),
+        ({"training": {"max_length": 7}}, ("training", "max_length")),
+        ({"training": {"optim": "lion"}}, ("training", "optim")),
+        ({"training": {"lr_scheduler_type": "sawtooth"}}, ("training", "lr_scheduler_type")),
+        ({"training": {"seed": 2**31}}, ("training", "seed")),
+        ({"training": {"output_dir": "/etc"}}, ("training", "output_dir")),
+        ({"source": "english please"}, ("source",)),
+        ({"target": "../x"}, ("target",)),
+        ({"prompt": {"template": "no text"}}, ("prompt", "template")),
+        ({"prompt": {"template": "{text}", "style": 1}}, ("prompt", "style")),
+        ({"description": "x" * 2001}, ("description",)),
+    ],
+)
+def test_refused(config: dict[str, Any], location: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobConfig.model_validate(config)
+    places = [".".join(str(part) for part in e["loc"]) for e in caught.value.errors()]
+    assert any(place.startswith(".".join(location)) for place in places), places
+
+
+@pytest.mark.parametrize("code", ["und", "en", "lzh", "zh-Hans", "en-x-yoda"])
+def test_language_tags(code: str) -> None:
+    assert JobConfig(source=code, target=code).target == code
