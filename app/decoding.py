@@ -5,6 +5,8 @@ from typing import Protocol
 
 _REPLACEMENT = "\ufffd"  # what a byte-level token decodes to before its character is whole
 
+_MAX_BYTES = 4  # of a character in UTF-8; more bytes than that are no beginning of one
+
 
 class Decoder(Protocol):
     """What is used of a transformers tokenizer."""
@@ -42,7 +44,7 @@ class TextStream:
         self._ids += token_ids
         known = decode(self._tokenizer, self._ids[self._start : self._read])
         whole = decode(self._tokenizer, self._ids[self._start :])
-        if whole.endswith(_REPLACEMENT):
+        if whole.endswith(_REPLACEMENT) and len(self._ids) - self._read < _MAX_BYTES:
             return ""
         self._start, self._read = self._read, len(self._ids)
         return self._take(whole[len(known) :])

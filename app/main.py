@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import problems
+from app.body_limit import BodyLimitMiddleware
 from app.metrics import Metrics, MetricsMiddleware
 from app.routes import adapters, datasets, jobs, system, translate
 from app.services import Services
@@ -18,8 +19,7 @@ from core.settings import Settings
 _DESCRIPTION = (
     "Turns a parallel corpus into a live translator: one 4-bit base model, many adapters."
 )
-_MIB = 1024 * 1024
-_MULTIPART_SLACK = 64 * 1024  # what the form around a file takes
+_UPLOAD_PATHS = ("/datasets", "/jobs")
 
 
 def create_app(
@@ -41,18 +41,19 @@ def create_app(
         description=_DESCRIPTION,
         version=version("dragoman"),
         lifespan=lifespan,
-        max_body_size=settings.max_body_mb * _MIB,
     )
     app.state.services = services
     app.state.metrics = Metrics(services)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_body_mb=settings.max_body_mb,
+        max_upload_mb=settings.max_upload_mb,
+        upload_paths=_UPLOAD_PATHS,
+    )
     app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
     problems.install(app)
-    for room in (translate, adapters, system):
+    for room in (translate, adapters, datasets, jobs, system):
         app.include_router(room.router)
-    for room in (datasets, jobs):
-        app.include_router(
-            room.router, max_body_size=settings.max_upload_mb * _MIB + _MULTIPART_SLACK
-        )
     return app
 
 

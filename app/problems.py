@@ -1,14 +1,15 @@
 """Errors -> application/problem+json (RFC 9457): the one place that maps what failed to HTTP."""
 
+import errno
 import http
 import logging
 from typing import Any
 
+import redis
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 
 from core.errors import ServiceError
 
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Paths that LibreTranslate's clients call; they look for `error`.
 _LIBRETRANSLATE_PATHS = ("/translate", "/languages")
+_VOLUME_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "malformed"}
 
 
@@ -24,6 +26,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(redis.ConnectionError, _on_redis_gone)
+    app.add_exception_handler(redis.TimeoutError, _on_redis_gone)
+    app.add_exception_handler(OSError, _on_os_error)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -71,12 +76,25 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     detail = str(error.detail)
     if error.status_code == 404 and detail == "Not Found":
         detail = f"there is no {request.url.path[:200]!r}; /docs lists what there is"
-    if error.status_code == 413:
-        limit = request.scope.get(MAX_BODY_SIZE_SCOPE_KEY, 0)
-        detail = f"the body is larger than the {limit:,} bytes accepted at {request.url.path}"
     code = _CODES.get(error.status_code, "http_error")
     headers = dict(error.headers) if error.headers else None
     return problem(request, error.status_code, code, detail, headers=headers)
+
+
+async def _on_redis_gone(request: Request, error: Exception) -> JSONResponse:
+    detail = f"Redis, which keeps the job records, cannot be reached: {error}"
+    headers = {"Retry-After": "2"}
+    return problem(request, 503, "redis_unavailable", detail, headers=headers)
+
+
+async def _on_os_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    if error.errno not in _VOLUME_ERRNOS:
+        return await _on_bug(request, error)
+    logger.error("the volume failed", exc_info=error)
+    detail = f"the volume cannot be written: {error.strerror}"
+    headers = {"Retry-After": "30"}
+    return problem(request, 503, "volume_unavailable", detail, headers=headers)
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:

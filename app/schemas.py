@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from core.adapters import Seal
 from core.jobs import Job, JobError, JobStatus, LossCurve, Progress
 from core.training_config import JobConfig
 
@@ -105,6 +106,17 @@ class AdapterOut(BaseModel):
     versions: list[int]
     resident: bool = Field(description="whether a version of it is in the model's memory now")
     description: str
+
+
+class VersionOut(BaseModel):
+    """One version; `seal` is its dragoman.json."""
+
+    ref: str
+    name: str
+    version: int
+    current: bool
+    size_bytes: int
+    seal: Seal
 
 
 class LanguageOut(BaseModel):

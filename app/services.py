@@ -42,8 +42,8 @@ class Serving:
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Tokens of each text, without special ones."""
-        encoded = self.model.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [len(ids) for ids in encoded]
+        encode = self.model.tokenizer.backend_tokenizer.encode_batch_fast
+        return [len(encoding.ids) for encoding in encode(texts, add_special_tokens=False)]
 
 
 class Services:
@@ -62,8 +62,10 @@ class Services:
         self.redis: redis.Redis = redis.Redis.from_url(
             settings.redis_url, socket_timeout=10, **options
         )
-        # For streams of events, which wait for longer than any socket timeout.
-        self.async_redis = redis.asyncio.Redis.from_url(settings.redis_url, **options)
+        # For streams of events, which wait on purpose; redis-py would call 5 s a timeout.
+        self.async_redis = redis.asyncio.Redis.from_url(
+            settings.redis_url, socket_timeout=30, **options
+        )
         self.jobs = JobStore(
             self.redis, lease_s=settings.job_lease_s, max_attempts=settings.max_attempts
         )

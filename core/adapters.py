@@ -129,10 +129,10 @@ class AdapterRegistry:
 
         Raises NotFoundError `adapter_not_found` with the list of what exists.
         """
-        name, _, number = ref.partition("@")
+        name, at, number = ref.partition("@")
         if not _NAME.fullmatch(name):
             self._raise_not_found(ref)
-        if not number:
+        if not at:
             current = self._current(name)
             if current is None:
                 self._raise_not_found(ref)

@@ -1,5 +1,7 @@
 """The Celery app and the one task's name. Only job ids cross the queue; the records are in Redis."""
 
+import re
+
 from celery import Celery
 
 from core.settings import Settings
@@ -10,8 +12,7 @@ TRAINING_QUEUE = "training"
 
 def create_queue(settings: Settings) -> Celery:
     """A Celery app over the Redis of `settings`."""
-    url = settings.redis_url
-    queue = Celery("dragoman", broker=url.replace("unix://", "redis+socket://", 1))
+    queue = Celery("dragoman", broker=_broker_url(settings.redis_url))
     queue.conf.update(
         task_ignore_result=True,
         task_default_queue=TRAINING_QUEUE,
@@ -27,6 +28,13 @@ def create_queue(settings: Settings) -> Celery:
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2},
     )
     return queue
+
+
+def _broker_url(redis_url: str) -> str:
+    """kombu spells redis-py's unix://path?db=1 otherwise."""
+    if not redis_url.startswith("unix://"):
+        return redis_url
+    return re.sub(r"([?&])db=", r"\1virtual_host=", redis_url.replace("unix", "redis+socket", 1))
 
 
 def send_training(queue: Celery, job_id: str) -> None:

@@ -4,10 +4,10 @@ from collections import defaultdict
 
 from fastapi import APIRouter
 
-from app.deps import EngineDep, RegistryDep
+from app.deps import EngineDep, RegistryDep, TranslatorDep
 from app.languages import display_name, normalise
-from app.schemas import AdapterOut, LanguageOut
-from core.adapters import Adapter, AdapterRegistry, AdapterVersion
+from app.schemas import AdapterOut, LanguageOut, VersionOut
+from core.adapters import Adapter, AdapterRegistry
 
 router = APIRouter(tags=["adapters"])
 
@@ -27,20 +27,26 @@ def get_adapter(name: str, registry: RegistryDep, engine: EngineDep) -> AdapterO
 
 
 @router.get("/adapters/{name}/versions/{number}")
-def get_version(name: str, number: int, registry: RegistryDep) -> AdapterVersion:
+def get_version(name: str, number: int, registry: RegistryDep) -> VersionOut:
     """One version with its seal: what it was trained on and how it is served."""
-    registry.get(name)
-    return registry.version(name, number)
+    adapter = registry.get(name)
+    version = registry.version(name, number)
+    return VersionOut(
+        ref=version.ref,
+        name=name,
+        version=number,
+        current=adapter.current == number,
+        size_bytes=sum(f.stat().st_size for f in version.path.iterdir()),
+        seal=version.seal,
+    )
 
 
 @router.get("/languages")
-def list_languages(registry: RegistryDep) -> list[LanguageOut]:
+def list_languages(translator: TranslatorDep) -> list[LanguageOut]:
     """The source languages and, for each, the targets; LibreTranslate's shape."""
     targets: defaultdict[str, set[str]] = defaultdict(set)
-    for adapter in registry.all():
-        if adapter.current is not None:
-            seal = registry.version(adapter.name, adapter.current).seal
-            targets[normalise(seal.source)].add(normalise(seal.target))
+    for version in translator.current_versions():
+        targets[normalise(version.seal.source)].add(normalise(version.seal.target))
     return [
         LanguageOut(code=code, name=display_name(code), targets=sorted(found))
         for code, found in sorted(targets.items())

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import redis
-from fastapi import APIRouter, Header, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, UploadFile
 from fastapi.responses import PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
@@ -141,14 +141,18 @@ def get_log(job_id: str, jobs: JobsDep, volume: VolumeDep) -> str:
         return file.read().decode("utf-8", "replace")
 
 
+async def _existing_job(job_id: str, jobs: JobsDep) -> Job:
+    """A dependency, since a stream that has begun can no longer answer 404."""
+    return await run_in_threadpool(jobs.get, job_id)
+
+
 @router.get("/{job_id}/events", response_class=EventSourceResponse)
 async def stream_events(
-    job_id: str,
+    job: Annotated[Job, Depends(_existing_job)],
     services: ServicesDep,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,19}-\d{1,19}$")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """`status`, `metrics` and `done` events from the beginning, or after `Last-Event-ID`; then as they happen."""
-    job = await run_in_threadpool(services.jobs.get, job_id)
     async for event in _events(services, job.id, last_event_id or "0-0"):
         yield event
 

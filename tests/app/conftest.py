@@ -1,0 +1,83 @@
+"""The real application over the embedded base model, a real Redis and two adapters."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from transformers import AutoTokenizer
+
+from app.main import create_app
+from core.adapters import SEAL_FILE, AdapterRegistry, Seal, content_sha256
+from core.base_model import EMBEDDED, fingerprint
+from core.prompt import Prompt, seal_prompt
+from core.settings import Settings
+from core.volume import Volume
+from embedded.redis_server import EmbeddedRedis
+from tests.app.engine.harness import load_reference, make_adapter
+
+
+def publish(
+    registry: AdapterRegistry, folder: Path, name: str, source: str, target: str, **seal: str
+) -> None:
+    """Publishes a PEFT folder as a job would, and makes it current."""
+    prompt = seal_prompt(Prompt(system=None), AutoTokenizer.from_pretrained(EMBEDDED))
+    values = {
+        "base_fingerprint": fingerprint(EMBEDDED),
+        "base_model": "embedded",
+        "prompt": prompt,
+        "stop_token_ids": [3, 7],
+        "source": source,
+        "target": target,
+        "description": f"{source} to {target}",
+        "dataset_id": "ds-0",
+        "dataset_sha256": "0",
+        "dataset_rows": 1,
+        "job_id": "job-0",
+        "created_at": datetime.now(UTC),
+        "config": {},
+        "content_sha256": content_sha256(folder),
+    }
+    (folder / SEAL_FILE).write_text(Seal.model_validate(values | seal).model_dump_json())
+    version = registry.publish(name, folder)
+    registry.promote(name, version.version)
+
+
+@pytest.fixture(scope="session")
+def app_settings(
+    _redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    root = tmp_path_factory.mktemp("app")
+    volume = Volume(root / "data")
+    volume.create()
+    registry = AdapterRegistry(volume)
+    base = load_reference(EMBEDDED, nf4=False)
+    for seed, (name, source, target) in enumerate(
+        [("pirate", "en", "en-x-pirate"), ("modern", "lzh", "zh"), ("german", "de", "en")]
+    ):
+        folder = make_adapter(root, base, name, seed=seed, scale=0.3).path
+        publish(registry, folder, name, source, target)
+    foreign = make_adapter(root, base, "foreign", scale=0.01).path
+    publish(registry, foreign, "foreign", "fr", "en", base_fingerprint="another")
+    return Settings(
+        _env_file=None,
+        data_dir=volume.root,
+        redis_url=f"{_redis_server.url}?db=1",
+        device="cpu",
+        max_batch=8,
+        max_text_chars=2000,
+        max_queued_jobs=3,
+        max_upload_mb=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def client(app_settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(app_settings), raise_server_exceptions=False) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield client

@@ -1,0 +1,272 @@
+"""Submitting and watching jobs, without a worker: what the server alone decides."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from fastapi.testclient import TestClient
+
+from core.job_store import JobStore
+from core.jobs import Progress, TrainPoint
+from core.metrics import Metric, append_metric
+from core.settings import Settings
+from core.volume import Volume
+
+CSV = b'prompt,completion\nThe soup is cold.,"Cold, the soup is."\nI see you.,"See you, I do."\n'
+
+
+@pytest.fixture(autouse=True)
+def _clean(app_settings: Settings) -> Iterator[None]:
+    yield
+    with redis.Redis.from_url(app_settings.redis_url) as connection:
+        connection.flushdb()
+
+
+@pytest.fixture
+def store(app_settings: Settings) -> Iterator[JobStore]:
+    """The worker's hand on the records."""
+    with redis.Redis.from_url(app_settings.redis_url, decode_responses=True) as connection:
+        yield JobStore(connection, lease_s=30, max_attempts=3)
+
+
+def submit(client: TestClient, file: bytes = CSV, name: str = "a.csv", **form: str) -> Any:
+    return client.post(
+        "/jobs", files={"file": (name, io.BytesIO(file))}, data={"adapter": "yoda", **form}
+    )
+
+
+def queue_length(settings: Settings) -> int:
+    with redis.Redis.from_url(settings.redis_url) as connection:
+        return int(connection.llen("training"))  # type: ignore[arg-type]
+
+
+def snapshot(root: Path) -> set[str]:
+    return {str(p.relative_to(root)) for p in root.rglob("*") if "redis" not in p.parts}
+
+
+def test_a_file_becomes_a_dataset_and_a_queued_job(
+    client: TestClient, app_settings: Settings
+) -> None:
+    config = {"source": "en", "training": {"max_steps": 3}, "lora": {"r": 4}}
+    response = submit(client, config=json.dumps(config))
+    assert response.status_code == 202, response.text
+    job = response.json()
+    assert response.headers["Location"] == f"/jobs/{job['id']}"
+    assert job["status"] == "queued"
+    assert job["adapter"] == "yoda"
+    assert job["config"]["training"]["max_steps"] == 3
+    assert job["config"]["training"]["learning_rate"] > 0, "the config is resolved"
+    assert job["loss_curve"] == {"train": [], "eval": []}
+    assert queue_length(app_settings) == 1
+    assert client.get(response.headers["Location"]).json() == job
+    dataset = client.get(f"/datasets/{job['dataset_id']}").json()
+    assert dataset["rows"] == 2
+    again = client.post("/jobs", json={"dataset_id": dataset["id"], "adapter": "yoda"})
+    assert again.status_code == 202
+    assert client.delete(f"/datasets/{dataset['id']}").status_code == 409
+
+
+def test_an_idempotency_key_makes_a_retry_the_same_job(
+    client: TestClient, app_settings: Settings
+) -> None:
+    dataset = submit(client).json()["dataset_id"]
+    body = {"dataset_id": dataset, "adapter": "yoda"}
+    first, second = (
+        client.post("/jobs", json=body, headers={"Idempotency-Key": "k1"}) for _ in range(2)
+    )
+    other = client.post("/jobs", json=body, headers={"Idempotency-Key": "k2"})
+    assert first.json()["id"] == second.json()["id"] != other.json()["id"]
+    assert queue_length(app_settings) == 3
+
+
+def test_the_queue_is_bounded(client: TestClient) -> None:
+    for _ in range(3):
+        assert submit(client).status_code == 202
+    response = submit(client)
+    assert response.status_code == 503
+    assert response.json()["code"] == "queue_full"
+    assert response.headers["Retry-After"] == "30"
+
+
+def test_list_filters_and_pages(client: TestClient) -> None:
+    ids = [submit(client, adapter=name).json()["id"] for name in ("a", "b", "a")]
+    listed = client.get("/jobs").json()
+    assert [j["id"] for j in listed["jobs"]] == ids[::-1]
+    assert listed["has_more"] is False
+    only = client.get("/jobs", params={"adapter": "a", "limit": 1}).json()
+    assert [j["id"] for j in only["jobs"]] == [ids[2]]
+    assert only["has_more"] is True
+    rest = client.get("/jobs", params={"adapter": "a", "after": ids[2]}).json()
+    assert [j["id"] for j in rest["jobs"]] == [ids[0]]
+    assert client.get("/jobs", params={"status": "running"}).json()["jobs"] == []
+    assert client.get("/jobs", params={"status": "resting"}).status_code == 422
+    assert client.get("/jobs", params={"limit": 0}).status_code == 422
+
+
+def test_cancel_a_waiting_job(client: TestClient) -> None:
+    job = submit(client).json()
+    cancelled = client.post(f"/jobs/{job['id']}/cancel").json()
+    assert cancelled["status"] == "cancelled"
+    assert cancelled["finished_at"]
+    again = client.post(f"/jobs/{job['id']}/cancel")
+    assert again.status_code == 409
+    assert again.json()["code"] == "job_ended"
+
+
+@pytest.mark.parametrize("path", ["", "/cancel", "/events", "/log"])
+def test_unknown_jobs(client: TestClient, path: str) -> None:
+    url = f"/jobs/job-nothing{path}"
+    response = client.post(url) if path == "/cancel" else client.get(url)
+    assert response.status_code == 404
+    assert response.json()["code"] == "job_not_found"
+
+
+def test_the_curve_and_the_events(
+    client: TestClient, store: JobStore, app_settings: Settings
+) -> None:
+    job_id = submit(client).json()["id"]
+    claim = store.claim(job_id)
+    assert claim is not None
+    attempt = Volume(app_settings.data_dir).attempt(job_id, claim.job.attempt)
+    attempt.mkdir(parents=True)
+    store.move(claim, "running")
+    for step in (1, 2, 3):
+        metric = Metric(train=TrainPoint(step=step, epoch=step / 3, loss=3.0 - step))
+        append_metric(attempt, metric)
+        store.report(claim, Progress(step=step, total_steps=3, percent=step * 33.3), metric)
+    (attempt / "log.txt").write_text("a line\n")
+    job = client.get(f"/jobs/{job_id}").json()
+    assert job["status"] == "running"
+    assert job["progress"]["step"] == 3
+    assert [p["loss"] for p in job["loss_curve"]["train"]] == [2.0, 1.0, 0.0]
+    newer = client.get(f"/jobs/{job_id}", params={"after_step": 2}).json()
+    assert [p["step"] for p in newer["loss_curve"]["train"]] == [3]
+    assert client.get(f"/jobs/{job_id}/log").text == "a line\n"
+
+    cancelling = client.post(f"/jobs/{job_id}/cancel").json()
+    assert cancelling["status"] == "cancelling"
+    store.move(claim, "cancelled")
+    events = read_events(client.get(f"/jobs/{job_id}/events").text)
+    kinds = [(e["event"], e["data"].get("status")) for e in events]
+    assert kinds == [
+        ("status", "queued"),
+        ("status", "preparing"),
+        ("status", "running"),
+        ("metrics", None),
+        ("metrics", None),
+        ("metrics", None),
+        ("status", "cancelling"),
+        ("status", "cancelled"),
+        ("done", "cancelled"),
+    ]
+    assert events[4]["data"]["train"]["loss"] == 1.0
+    resumed = client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": events[6]["id"]})
+    assert read_events(resumed.text) == events[7:]
+    seen_all = client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": events[8]["id"]})
+    assert read_events(seen_all.text) == []
+    bad = client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": "x"})
+    assert bad.status_code == 422
+
+
+def read_events(text: str) -> list[dict[str, Any]]:
+    events = []
+    for block in text.split("\n\n"):
+        fields = dict(
+            line.split(": ", 1) for line in block.split("\n") if not line.startswith(":") and line
+        )
+        if fields:
+            events.append({**fields, "data": json.loads(fields["data"])})
+    return events
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "code", "word"),
+    [
+        ({"adapter": "../x"}, 422, "adapter_name_invalid", "'../x'"),
+        ({"adapter": "base"}, 422, "adapter_name_invalid", "base"),
+        ({"adapter": "UPPER"}, 422, "adapter_name_invalid", "a-z"),
+        ({"adapter": ""}, 422, "adapter_name_invalid", "1 to 63"),
+        ({"config": "{"}, 400, "malformed", "config is not JSON"),
+        ({"config": "[]"}, 422, "invalid", "config"),
+        ({"config": '{"learning_rate": 1}'}, 422, "invalid", "config.learning_rate"),
+        ({"config": '{"lora": {"r": 0}}'}, 422, "invalid", "got 0"),
+        ({"config": '{"lora": {"r": 200}}'}, 422, "rank_too_large", "128"),
+        ({"config": '{"lora": {"target_modules": ["nope"]}}'}, 422, "target_modules_invalid", "qkv_proj"),
+        ({"config": '{"training": {"learning_rate": NaN}}'}, 422, "invalid", "learning_rate"),
+        ({"config": '{"training": {"learning_rate": 1e999}}'}, 422, "invalid", "learning_rate"),
+        ({"config": '{"training": {"max_length": 100000}}'}, 422, "max_length_too_large", "4096"),
+        ({"config": '{"training": {"optim": "magic"}}'}, 422, "invalid", "adamw_torch"),
+        ({"config": '{"prompt": {"template": "no place"}}'}, 422, "invalid", "{text}"),
+        ({"config": '{"target": "!!"}'}, 422, "invalid", "BCP 47"),
+        ({"mapping": '{"source": "nope", "target": "completion"}'}, 422, "dataset_invalid", "nope"),
+        ({"on_error": "maybe"}, 422, "invalid", "'fail' or 'skip'"),
+        ({"colour": "red"}, 422, "invalid", "colour"),
+    ],
+)  # fmt: skip
+def test_bad_jobs_are_refused_and_nothing_is_written(
+    client: TestClient,
+    app_settings: Settings,
+    form: dict[str, str],
+    status: int,
+    code: str,
+    word: str,
+) -> None:
+    before = snapshot(app_settings.data_dir)
+    file = b"prompt,completion\nunique to this test,refused\n"
+    response = submit(client, file, **form)
+    assert response.status_code == status, response.text
+    assert response.json()["code"] == code
+    assert word in response.json()["detail"]
+    assert snapshot(app_settings.data_dir) == before
+    assert client.get("/jobs").json()["jobs"] == []
+    assert queue_length(app_settings) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "status"),
+    [
+        ("a.csv", b"", 422),
+        ("a.csv", b"prompt,completion\n", 422),
+        ("a.csv", b"prompt\nonly\n", 422),
+        ("a.jsonl", b'{"prompt": "x"}\n', 422),
+        ("a.csv", b"prompt,completion\n\xff\xfe,x\n", 422),
+        ("a.exe", b"MZ\x00", 415),
+        ("a.csv", b"prompt,completion\n" + b"x,y\n" * 300_000, 413),
+    ],
+)
+def test_bad_files_are_refused_and_nothing_is_written(
+    client: TestClient, app_settings: Settings, name: str, file: bytes, status: int
+) -> None:
+    before = snapshot(app_settings.data_dir)
+    response = submit(client, file, name)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert snapshot(app_settings.data_dir) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ({"adapter": "yoda"}, 422, "dataset_id"),
+        ({"adapter": "yoda", "dataset_id": "ds-none"}, 404, "ds-none"),
+        ({"adapter": "yoda", "dataset_id": "../../etc"}, 404, "../../etc"),
+        ({"adapter": "yoda", "dataset_id": "x", "surprise": 1}, 422, "surprise"),
+        ([], 422, "body"),
+    ],
+)
+def test_bad_json_jobs(client: TestClient, body: Any, status: int, word: str) -> None:
+    response = client.post("/jobs", json=body)
+    assert response.status_code == status, response.text
+    assert word in response.json()["detail"]
+
+
+def test_other_media_types(client: TestClient) -> None:
+    response = client.post("/jobs", content=b"x", headers={"content-type": "text/csv"})
+    assert response.status_code == 415
+    no_file = client.post("/jobs", files={"other": ("a.csv", b"x")}, data={"adapter": "yoda"})
+    assert no_file.status_code == 422
+    assert no_file.json()["code"] == "file_missing"
