@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,6 +13,7 @@ from app.body_limit import BodyLimitMiddleware
 from app.metrics import Metrics, MetricsMiddleware
 from app.routes import adapters, datasets, jobs, system, translate
 from app.services import Services
+from core import __version__
 from core.settings import Settings
 
 _DESCRIPTION = (
@@ -39,7 +39,7 @@ def create_app(
     app = FastAPI(
         title="Dragoman",
         description=_DESCRIPTION,
-        version=version("dragoman"),
+        version=__version__,
         lifespan=lifespan,
     )
     app.state.services = services
