@@ -35,6 +35,10 @@ _REFUSED: dict[str, str] = {
 _KEPT_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 
+def _is_variant(key: str) -> bool:
+    return key.endswith("_config") and key != "eva_config"  # EVA only chooses where A begins
+
+
 def _compiled(pattern: str) -> str:
     try:
         re.compile(pattern)
@@ -63,6 +67,12 @@ class _PeftConfig(BaseModel):
         extra = self.model_extra or {}
         faults += [
             f"{key}: {what} are not served" for key, what in _REFUSED.items() if extra.get(key)
+        ]
+        # Variants come with every release of peft, each with a switch or a configuration of its own.
+        faults += [
+            f"{key}: a variant of LoRA that is not served"
+            for key, value in extra.items()
+            if value and key not in _REFUSED and (key.startswith("use_") or _is_variant(key))
         ]
         if self.bias != "none":
             faults.append(f"bias {self.bias!r}, expected 'none'")

@@ -23,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from app.engine.kv_cache import KVCache
 from app.engine.lora_bank import LoraBank
@@ -276,6 +277,7 @@ def load_base_model(
 
     The arguments are the settings of the same names. Raises ServiceError `base_model_unusable` where it cannot be loaded or served.
     """
+    disable_progress_bar()
     place = _choose_device(device)
     dtype = _choose_dtype(compute_dtype, place)
     try:

@@ -65,6 +65,8 @@ def test_scaling_is_folded_into_b(folder: Path, bank: LoraBank) -> None:
         ({"layer_replication": [[0, 1]]}, "replicated"),
         ({"init_lora_weights": "pissa"}, "'pissa'"),
         ({"init_lora_weights": "loftq"}, "'loftq'"),
+        ({"use_bdlora": True}, "use_bdlora"),
+        ({"kasa_config": {"x": 1}}, "kasa_config"),
         ({"lora_alpha": None}, "lora_alpha"),
         ({"lora_alpha": "many"}, "lora_alpha"),
         ({"alpha_pattern": {"(": 3}}, "regular expression"),

@@ -1,0 +1,193 @@
+"""What a newcomer does, against the real processes: start, translate, fine-tune, watch, translate with the result."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "yoda.csv"
+TEXT = "The soup is cold and the bread is old."
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """`python -m embedded`, as `make serve` runs it."""
+    folder = tmp_path_factory.mktemp("service")
+    port = free_port()
+    environment = os.environ | {
+        "DRAGOMAN_PORT": str(port),
+        "DRAGOMAN_DATA_DIR": str(folder / "data"),
+        "DRAGOMAN_JOB_LEASE_S": "3",
+        "PYTHONPATH": str(ROOT),
+    }
+    log = (folder / "log.txt").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "embedded"], cwd=folder, env=environment, stdout=log, stderr=log
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_until(lambda: is_ready(client, process), 120, "the service is not ready")
+            yield client
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 0, (folder / "log.txt").read_text()
+        log.close()
+
+
+def is_ready(client: httpx.Client, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None, "the service ended"
+    try:
+        return client.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(condition: Any, timeout_s: float, message: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, message
+        time.sleep(0.1)
+
+
+def translate(client: httpx.Client, **body: Any) -> Any:
+    response = client.post("/translate", json={"q": TEXT, **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def submit(client: httpx.Client, adapter: str, **training: Any) -> Any:
+    response = client.post(
+        "/jobs",
+        files={"file": ("yoda.csv", EXAMPLE.read_bytes())},
+        data={
+            "adapter": adapter,
+            "config": json.dumps({"source": "en", "target": "en-x-e2e", "training": training}),
+        },
+    )
+    assert response.status_code == 202, response.text
+    return response.json()
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.rpartition(" ")[2])
+    raise AssertionError(f"no metric {name}")
+
+
+def test_the_first_call_answers_from_the_box(service: httpx.Client) -> None:
+    adapters = {a["name"]: a for a in service.get("/adapters").json()}
+    assert {"yoda", "wenyan"} <= set(adapters)
+    assert adapters["yoda"]["current"] == 1
+    yoda = translate(service, adapter="yoda")
+    assert yoda["adapter"] == "yoda@1"
+    assert yoda["translatedText"] not in ("", TEXT)
+    wenyan = translate(service, q="王怒，遂去。", source="lzh", target="zh")
+    assert wenyan["adapter"] == "wenyan@1"
+    assert wenyan["translatedText"]
+
+
+def test_a_file_becomes_a_live_adapter(service: httpx.Client) -> None:
+    before = service.post("/translate", json={"q": TEXT, "adapter": "fresh"})
+    assert before.status_code == 404
+    job = submit(service, "fresh", max_steps=12, logging_steps=2)
+    seen = []
+    with service.stream("GET", f"/jobs/{job['id']}/events", timeout=300) as events:
+        kind = ""
+        for line in events.iter_lines():
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                seen.append((kind, json.loads(line.removeprefix("data: "))))
+    published = time.monotonic()
+    answer = translate(service, adapter="fresh")
+    first_answer_s = time.monotonic() - published
+    assert seen[-1] == ("done", {"status": "succeeded"})
+    statuses = [d["status"] for k, d in seen if k == "status"]
+    assert statuses == ["queued", "preparing", "running", "succeeded"]
+    losses = [d["train"]["loss"] for k, d in seen if k == "metrics" and "train" in d]
+    assert len(losses) >= 6
+    assert losses[-1] < losses[0], "it did not learn"
+    assert answer["adapter"] == "fresh@1"
+    assert first_answer_s < 5, "it was not live at once"
+    by_pair = translate(service, source="en", target="en-x-e2e")
+    assert by_pair["translatedText"] == answer["translatedText"]
+
+    ended = service.get(f"/jobs/{job['id']}").json()
+    assert ended["status"] == "succeeded"
+    assert ended["adapter_version"] == 1
+    assert [p["loss"] for p in ended["loss_curve"]["train"]] == losses
+    assert ended["progress"]["percent"] == 100
+    assert ended["progress"]["step"] == ended["progress"]["total_steps"] == 12
+    assert ended["progress"]["tokens_per_second"] > 0
+    assert "training" in service.get(f"/jobs/{job['id']}/log").text
+
+    again = submit(service, "fresh", max_steps=1)
+    wait_until(
+        lambda: service.get(f"/jobs/{again['id']}").json()["status"] == "succeeded",
+        120,
+        "the second job did not end",
+    )
+    assert translate(service, adapter="fresh")["adapter"] == "fresh@2"
+    first = translate(service, adapter="fresh@1")
+    assert first["translatedText"] == answer["translatedText"], "an old version changed"
+
+
+def test_translating_goes_on_while_a_job_trains_and_is_cancelled(service: httpx.Client) -> None:
+    expected = translate(service, adapter="yoda")["translatedText"]
+    job = submit(service, "cancelled", num_train_epochs=500)
+    wait_until(
+        lambda: service.get(f"/jobs/{job['id']}").json()["status"] == "running",
+        120,
+        "the job did not start",
+    )
+    assert translate(service, adapter="yoda")["translatedText"] == expected
+    service.post(f"/jobs/{job['id']}/cancel")
+    wait_until(
+        lambda: service.get(f"/jobs/{job['id']}").json()["status"] == "cancelled",
+        30,
+        "the job did not stop",
+    )
+    assert service.post("/translate", json={"q": "x", "adapter": "cancelled"}).status_code == 404
+
+
+def test_a_client_that_goes_away_frees_its_place(service: httpx.Client) -> None:
+    body = {"q": ["The river is wide. " * 20] * 8, "adapter": "yoda", "max_new_tokens": 1000}
+    cancelled = metric(service, "dragoman_engine_cancelled_total")
+    with service.stream("POST", "/translate", json={**body, "stream": True}) as response:
+        next(response.iter_lines())
+    wait_until(lambda: metric(service, "dragoman_engine_running") == 0, 5, "stream not freed")
+    with pytest.raises(httpx.ReadTimeout):
+        service.post("/translate", json=body, timeout=0.5)
+    wait_until(lambda: metric(service, "dragoman_engine_running") == 0, 5, "call not freed")
+    assert metric(service, "dragoman_engine_cancelled_total") > cancelled
+    assert metric(service, "dragoman_engine_waiting") == 0
+
+
+def test_a_bad_file_is_refused_with_its_lines(service: httpx.Client) -> None:
+    response = service.post(
+        "/jobs",
+        files={"file": ("bad.csv", b"prompt,completion\nfine,fine too\nno target,\n")},
+        data={"adapter": "bad"},
+    )
+    assert response.status_code == 422
+    assert response.json()["report"]["errors"][0]["line"] == 3
+    assert all(a["name"] != "bad" for a in service.get("/adapters").json())
