@@ -75,6 +75,9 @@ class TextStream:
     def _num_held_back(self) -> int:
         """Length of the longest ending that could become a stop string."""
         lengths = (
-            n for stop in self._stop for n in range(1, len(stop)) if self._text.endswith(stop[:n])
+            n
+            for stop in self._stop
+            for n in range(1, min(len(stop), len(self._text) + 1))
+            if self._text.endswith(stop[:n])
         )
         return max(lengths, default=0)

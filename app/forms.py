@@ -1,6 +1,8 @@
 """Requests that come as JSON or as a form: the body -> one model, or a problem that says what is wrong."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -28,13 +30,21 @@ async def read_json(request: Request) -> Any:
     """Raises MalformedError where the body is not JSON in UTF-8, or holds NaN or Infinity."""
     body = await request.body()
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        return parse_json(body, "the body")
     except UnicodeDecodeError as error:
         raise MalformedError(
             f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}"
         ) from error
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """Raises MalformedError, which says that `name` is not JSON, or UnicodeDecodeError."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise
     except (ValueError, RecursionError) as error:
-        raise MalformedError(f"the body is not JSON: {error}") from error
+        raise MalformedError(f"{name} is not JSON: {error}") from error
 
 
 def validate(model: type[_Model], values: Any) -> _Model:
@@ -44,6 +54,19 @@ def validate(model: type[_Model], values: Any) -> _Model:
     except ValidationError as error:
         faults = [{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)]
         raise RequestValidationError(faults, body=values) from error
+
+
+@asynccontextmanager
+async def opened_form(request: Request, *, max_fields: int = 1000) -> AsyncIterator[FormData]:
+    """The form with at most one file, closed afterwards. Raises MalformedError for a charset that cannot be."""
+    try:
+        form = await request.form(max_files=1, max_fields=max_fields)
+    except UnicodeError as error:
+        raise MalformedError(f"the form is not in the charset that it names: {error}") from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def form_values(form: FormData) -> dict[str, Any]:

@@ -1,7 +1,12 @@
 """Translating HTML: finds the text nodes, leaves the markup as it is."""
 
-from bs4 import BeautifulSoup, NavigableString
-from bs4.element import PreformattedString
+from collections.abc import Iterator
+from typing import TypeGuard
+
+from bs4 import BeautifulSoup, NavigableString, ParserRejectedMarkup
+from bs4.element import PageElement, PreformattedString, Tag
+
+from core.errors import InvalidError
 
 _OPAQUE = {"script", "style", "code", "pre", "textarea", "kbd", "samp", "var"}
 
@@ -10,8 +15,12 @@ class HtmlDocument:
     """An HTML fragment whose text nodes can be read and replaced."""
 
     def __init__(self, html: str) -> None:
-        self._soup = BeautifulSoup(html, "html.parser")
-        self._nodes = [n for n in self._soup.find_all(string=True) if _is_translatable(n)]
+        """Raises InvalidError `html_invalid` where the parser gives up."""
+        try:
+            self._soup = BeautifulSoup(html, "html.parser")
+        except ParserRejectedMarkup as error:
+            raise InvalidError(f"q is not HTML: {error}", code="html_invalid") from error
+        self._nodes = list(_translatable(self._soup))
 
     @property
     def texts(self) -> list[str]:
@@ -28,12 +37,28 @@ class HtmlDocument:
         return str(self._soup.decode(formatter="minimal"))
 
 
-def _is_translatable(node: NavigableString) -> bool:
-    if isinstance(node, PreformattedString) or not str(node).strip():  # comments, doctypes, blanks
+def _translatable(soup: BeautifulSoup) -> Iterator[NavigableString]:
+    """Text nodes in order. Without recursion, and each tag looked at once, however deep the markup is."""
+    pending: list[tuple[PageElement, bool]] = [(soup, True)]
+    while pending:
+        node, wanted = pending.pop()
+        if isinstance(node, Tag):
+            inside = _is_wanted_inside(node, wanted)
+            pending += [(child, inside) for child in reversed(node.contents)]
+        elif wanted and _is_text(node):
+            yield node
+
+
+def _is_text(node: PageElement) -> TypeGuard[NavigableString]:
+    """Not a comment, a doctype or blank."""
+    return (
+        isinstance(node, NavigableString)
+        and not isinstance(node, PreformattedString)
+        and bool(node.strip())
+    )
+
+
+def _is_wanted_inside(tag: Tag, wanted: bool) -> bool:
+    if tag.name in _OPAQUE or tag.get("translate") == "no":
         return False
-    for parent in node.parents:
-        if parent.name in _OPAQUE or parent.get("translate") == "no":
-            return False
-        if parent.get("translate") == "yes":
-            return True
-    return True
+    return wanted or tag.get("translate") == "yes"

@@ -23,6 +23,8 @@ def _well_formed(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_well_formed)]
+# Each is looked for after every token.
+StopString = Annotated[Text, Field(max_length=256)]
 
 
 class RequestBody(BaseModel):
@@ -51,7 +53,7 @@ class TranslateRequest(RequestBody):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, le=256, description="0 = no limit of its own")
     seed: int | None = Field(None, ge=0, lt=2**63, description="makes sampling repeatable")
-    stop: Text | list[Text] = Field(
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] = Field(
         [], description="strings that end a translation, not part of it"
     )
     stream: bool = Field(False, description="answer with server-sent events")

@@ -19,6 +19,8 @@ _GROWTH = 4
 _LEAST_NEW_TOKENS = 64
 _ALTERNATIVES_TEMPERATURE = 0.8
 
+_Plan = tuple[list[int], SamplingParams, AdapterVersion | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -172,7 +174,8 @@ class Translator:
         Raises what Engine.submit raises, and the first error that a text's generation met.
         """
         async with _Generations(self._engine, self._tokenizer, options.stop) as generations:
-            plan = [generations.add(s) for s in self._sequences(texts, route, options)]
+            sequences = await self._tokenised(texts, route, options)
+            plan = [generations.add(s) for s in sequences]
             generations.submit()
             await generations.finish()
             results = iter(plan)
@@ -186,29 +189,37 @@ class Translator:
 
     async def stream(
         self, texts: list[str], route: Route, options: Options
-    ) -> AsyncGenerator[TextPart | list[Translation]]:
-        """Yields each text's parts as they come and, last, the translations."""
+    ) -> AsyncGenerator[TextPart | list[Translation] | None]:
+        """Yields None once all texts are queued, each text's parts as they come and, last, the translations.
+
+        Raises what Engine.submit raises before it yields anything. Alternatives come with the translations only.
+        """
         async with _Generations(
             self._engine, self._tokenizer, options.stop, streaming=True
         ) as generations:
             with_words = [i for i, text in enumerate(texts) if _has_words(text)]
-            sequences = self._sequences(texts, route, options)
-            plan = dict(zip(with_words, map(generations.add, sequences), strict=True))
+            sequences = await self._tokenised(texts, route, options)
+            added = [generations.add(s) for s in sequences]
+            per_text = 1 + options.num_alternatives
+            plan = {i: added[n * per_text :][:per_text] for n, i in enumerate(with_words)}
             generations.submit()
+            yield None
             for index, text in enumerate(texts):
                 if index not in plan:
                     yield TextPart(index, text)
-            indices = {id(generation): index for index, generation in plan.items()}
+            indices = {id(group[0]): index for index, group in plan.items()}
             async for generation, text in generations.parts():
-                yield TextPart(indices[id(generation)], text)
+                if id(generation) in indices:
+                    yield TextPart(indices[id(generation)], text)
             yield [
-                _merge([plan[i]]) if i in plan else Translation(text)
-                for i, text in enumerate(texts)
+                _merge(plan[i]) if i in plan else Translation(text) for i, text in enumerate(texts)
             ]
 
-    def _sequences(
-        self, texts: list[str], route: Route, options: Options
-    ) -> Iterable[tuple[list[int], SamplingParams, AdapterVersion | None]]:
+    async def _tokenised(self, texts: list[str], route: Route, options: Options) -> list[_Plan]:
+        """Off the event loop: megabytes of text take seconds."""
+        return await asyncio.to_thread(lambda: list(self._sequences(texts, route, options)))
+
+    def _sequences(self, texts: list[str], route: Route, options: Options) -> Iterable[_Plan]:
         render = _renderer(self._tokenizer, route.prompt)
         temperature = route.temperature if options.temperature is None else options.temperature
         for text in filter(_has_words, texts):
@@ -277,7 +288,7 @@ class _Generations:
         if left:
             self._engine.cancel(*left)
 
-    def add(self, plan: tuple[list[int], SamplingParams, AdapterVersion | None]) -> _Generation:
+    def add(self, plan: _Plan) -> _Generation:
         prompt_ids, params, adapter = plan
         generation: _Generation
 

@@ -15,13 +15,21 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
 from app.deps import JobsDep, ServicesDep, VolumeDep
-from app.forms import UnsupportedMediaTypeError, form_values, media_type, read_json, validate
+from app.forms import (
+    UnsupportedMediaTypeError,
+    form_values,
+    media_type,
+    opened_form,
+    parse_json,
+    read_json,
+    validate,
+)
 from app.ingestion.ingest import OnError
 from app.routes.datasets import ingest_upload
 from app.schemas import JobList, JobOut, JobRequest, RequestBody, Text
 from app.services import Services
 from core.adapters import check_adapter_name
-from core.errors import InvalidError, MalformedError
+from core.errors import InvalidError
 from core.job_store import events_key
 from core.jobs import ENDED, Job, JobStatus
 from core.metrics import read_curve
@@ -195,7 +203,7 @@ async def _has_ended(services: Services, job_id: str) -> bool:
 
 async def _read_form(request: Request, services: Services) -> JobRequest:
     """Stores the file as a dataset, and only once everything else in the form is sound."""
-    async with request.form(max_files=1, max_fields=20) as form:
+    async with opened_form(request, max_fields=20) as form:
         values = form_values(form)
         file = values.pop("file", None)
         if not isinstance(file, StarletteUploadFile):
@@ -203,10 +211,7 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
                 "the form has no `file`; send a CSV, TSV, JSONL or JSON file", code="file_missing"
             )
         if isinstance(values.get("config"), str):
-            try:
-                values["config"] = json.loads(values["config"])
-            except ValueError as error:
-                raise MalformedError(f"config is not JSON: {error}") from error
+            values["config"] = parse_json(values["config"], "config")
         wanted = validate(_JobForm, values)
         await run_in_threadpool(_check, services, wanted.adapter, wanted.config)
         dataset = await run_in_threadpool(

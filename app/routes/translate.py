@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from app.deps import ServicesDep, SettingsDep, TranslatorDep
@@ -18,6 +19,7 @@ from app.forms import (
     UnsupportedMediaTypeError,
     form_values,
     media_type,
+    opened_form,
     read_json,
     validate,
 )
@@ -29,13 +31,14 @@ from app.schemas import (
     TranslateResponse,
     Usage,
 )
-from app.translator import Options, Route, TextPart, Translation, Translator
+from app.translator import Options, Route, TextPart, Translation
 from core.errors import InvalidError, ServiceError, TooLargeError
 from core.settings import Settings
 
 router = APIRouter(tags=["translate"])
 
 _Result = TypeVar("_Result")
+_CLIENT_GONE = 499  # nginx's number; nobody reads it but the metrics
 _BODY = {
     "required": True,
     "content": {
@@ -70,9 +73,9 @@ async def translate(
     """
     body = await _read(request)
     _check_limits(body, settings)
-    documents = [HtmlDocument(text) for text in body.texts] if body.format == "html" else None
+    # Off the event loop, as is all that follows: markup made to be slow to parse must stall nobody else.
+    documents = await run_in_threadpool(_parse, body, settings) if body.format == "html" else None
     texts = [t for d in documents for t in d.texts] if documents else body.texts
-    # Off the event loop: a registry on a slow volume must stall nobody else.
     route = await asyncio.to_thread(
         translator.resolve, body.adapter, body.source, body.target, texts
     )
@@ -86,20 +89,24 @@ async def translate(
         num_alternatives=0 if documents else body.alternatives,
     )
     if body.stream:
+        parts = translator.stream(texts, route, options)
+        await anext(parts)  # queued, or refused while there is still a status line to say so
         return StreamingResponse(
-            _stream(translator, texts, route, options, body, documents),
+            _stream(parts, route, body, documents),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
     translations = await _unless_disconnected(request, translator.translate(texts, route, options))
+    if translations is None:
+        return Response(status_code=_CLIENT_GONE)
     return _answer(body, route, translations, documents)
 
 
 async def _read(request: Request) -> TranslateRequest:
     kind = media_type(request)
     if kind in FORM_TYPES:
-        form = await request.form(max_files=0)
-        values: Any = form_values(form)
+        async with opened_form(request) as form:
+            values: Any = form_values(form)
         if any(isinstance(v, UploadFile) for v in values.values()):
             raise InvalidError("a file cannot be translated here; send its text as `q`")
     elif kind == "application/json" or kind.endswith("+json") or not kind:
@@ -146,20 +153,30 @@ def _check_limits(body: TranslateRequest, settings: Settings) -> None:
         )
 
 
+def _parse(body: TranslateRequest, settings: Settings) -> list[HtmlDocument]:
+    documents = [HtmlDocument(text) for text in body.texts]
+    num_texts = sum(len(d.texts) for d in documents)
+    if num_texts > settings.max_waiting:
+        raise InvalidError(
+            f"the HTML holds {num_texts} pieces of text; at most {settings.max_waiting} are "
+            "accepted in one request",
+            code="batch_too_large",
+        )
+    return documents
+
+
 async def _stream(
-    translator: Translator,
-    texts: list[str],
+    parts: AsyncGenerator[TextPart | list[Translation] | None],
     route: Route,
-    options: Options,
     body: TranslateRequest,
     documents: list[HtmlDocument] | None,
 ) -> AsyncIterator[bytes]:
     try:
-        async with aclosing(translator.stream(texts, route, options)) as parts:
+        async with aclosing(parts):
             async for part in parts:
                 if isinstance(part, TextPart):
                     yield _event("token", asdict(part))
-                else:
+                elif part is not None:
                     answer = _answer(body, route, part, documents)
                     yield _event("done", answer.model_dump(exclude_none=True))
     except ServiceError as error:  # the status line is gone; say it in the stream
@@ -178,15 +195,13 @@ def _event(kind: str, data: Any) -> bytes:
     return format_sse_event(data_str=json.dumps(data, ensure_ascii=False), event=kind)
 
 
-async def _unless_disconnected(request: Request, work: Awaitable[_Result]) -> _Result:
-    """Awaits `work`, but cancels it when the client goes away."""
+async def _unless_disconnected(request: Request, work: Awaitable[_Result]) -> _Result | None:
+    """Awaits `work`, but cancels it when the client goes away, and returns None."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-        return await task
+        return await task if task.done() else None
     finally:
         gone.cancel()
         task.cancel()

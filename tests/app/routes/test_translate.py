@@ -1,10 +1,15 @@
 """POST /translate: LibreTranslate's shapes, adapters, decoding, streaming, and everything that is refused."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
+from core.adapters import WEIGHTS_FILE
+from core.settings import Settings
 
 TEXT = "The rain has stopped and the river is quiet."
 
@@ -188,6 +193,8 @@ def test_an_adapter_of_another_base_is_refused(client: TestClient) -> None:
         ({"q": "x", "format": "md"}, "invalid", "'text' or 'html'"),
         ({"q": "x", "alternatives": 9}, "too_many_alternatives", "at most 8"),
         ({"q": "x", "alternatives": -1}, "invalid", "alternatives"),
+        ({"q": "x", "stop": "x" * 257}, "invalid", "at most 256"),
+        ({"q": "x", "stop": ["x"] * 17}, "invalid", "at most 16"),
         ({"q": "x", "max_new_tokens": 0}, "invalid", "max_new_tokens"),
         ({"q": "x", "max_new_tokens": 99999}, "max_new_tokens_too_large", "1 to 1024"),
         ({"q": "x", "adapter": 3}, "invalid", "got 3"),
@@ -240,8 +247,83 @@ def test_prompt_and_output_longer_than_the_context(client: TestClient) -> None:
     assert "4096 tokens that fit" in problem(response, 422, "text_too_long")["detail"]
 
 
-def test_a_fault_found_after_the_stream_began_is_an_event(client: TestClient) -> None:
+def test_a_stream_ends_with_the_alternatives(client: TestClient) -> None:
+    body = {"q": [TEXT, "...", "So it is."], "adapter": "pirate", "alternatives": 2, "seed": 1}
+    response = client.post("/translate", json=body | {"stream": True})
+    *parts, (kind, done) = events(response.text)
+    assert (kind, done) == ("done", client.post("/translate", json=body).json())
+    for index, text in enumerate(done["translatedText"]):
+        assert "".join(part["text"] for _, part in parts if part["index"] == index) == text
+
+
+def test_a_fault_found_before_the_stream_begins_has_a_status(client: TestClient) -> None:
     body = {"q": "𝔘" * 1900, "adapter": "base", "max_new_tokens": 1000, "stream": True}
-    response = client.post("/translate", json=body)
-    (kind, data), *rest = events(response.text)
-    assert (kind, data["code"], rest) == ("error", "text_too_long", [])
+    problem(client.post("/translate", json=body), 422, "text_too_long")
+
+
+@pytest.fixture
+def torn_adapter(app_settings: Settings) -> Iterator[str]:
+    """An adapter whose weights are cut off, which shows only when it is loaded."""
+    adapters = app_settings.data_dir / "adapters"
+    shutil.copytree(adapters / "pirate", adapters / "torn")
+    weights = adapters / "torn" / "versions" / "1" / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:100])
+    yield "torn"
+    shutil.rmtree(adapters / "torn")
+
+
+def test_a_fault_found_after_the_stream_began_is_an_event(
+    client: TestClient, torn_adapter: str
+) -> None:
+    body = {"q": TEXT, "adapter": torn_adapter, "stream": True}
+    (kind, data), *rest = events(client.post("/translate", json=body).text)
+    assert (kind, data["code"], rest) == ("error", "adapter_unusable", [])
+
+
+def test_what_html_cannot_be(client: TestClient) -> None:
+    response = client.post("/translate", json={"q": "<![x >", "adapter": "base", "format": "html"})
+    problem(response, 422, "html_invalid")
+
+
+def test_html_holds_more_texts_than_may_wait(client: TestClient) -> None:
+    """Said to be too many, and not that the queue is full, which would be asked again for ever."""
+    html = ["<b>a</b>" * 200] * 6
+    response = client.post("/translate", json={"q": html, "adapter": "base", "format": "html"})
+    assert "1200 pieces" in problem(response, 422, "batch_too_large")["detail"]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode"])
+def test_a_form_in_a_charset_that_cannot_be(client: TestClient, charset: str) -> None:
+    content = b'--B\r\nContent-Disposition: form-data; name="q"\r\n\r\na.x\r\n--B--\r\n'
+    kind = f"multipart/form-data; boundary=B; charset={charset}"
+    response = client.post("/translate", content=content, headers={"content-type": kind})
+    problem(response, 400, "malformed")
+
+
+def test_a_file_is_not_translated_here(client: TestClient) -> None:
+    response = client.post("/translate", files={"q": ("a.txt", b"x")})
+    assert "send its text" in problem(response, 422, "invalid")["detail"]
+
+
+def test_a_client_that_goes_away_is_no_failure(client: TestClient) -> None:
+    """What it asked for is cancelled, without an exception that the server would log as its own."""
+    body = json.dumps({"q": TEXT, "adapter": "base", "temperature": 5, "max_new_tokens": 1000})
+    incoming = [{"type": "http.request", "body": body.encode()}, {"type": "http.disconnect"}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/translate",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    assert client.portal is not None
+    client.portal.call(client.app, scope, receive, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 499
