@@ -78,6 +78,7 @@ class Services:
     async def start(self, on_load_failure: Callable[[], None]) -> None:
         """Starts loading the base model and sweeping for lost jobs; returns at once."""
         self.volume.create()
+        self.volume.sweep_staging()
         self._tasks = [
             asyncio.create_task(self._load(on_load_failure)),
             asyncio.create_task(self._sweep()),

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import InvalidError, NotFoundError
 from core.prompt import SealedPrompt
-from core.volume import Volume, flush_to_disk
+from core.volume import Volume, flush_entries, flush_to_disk
 
 SEAL_FILE = "dragoman.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -169,7 +169,8 @@ class AdapterRegistry:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 number += 1
-        flush_to_disk(versions.parent)
+        flush_entries(versions)
+        flush_entries(versions.parent)
         return self.version(name, number)
 
     def promote(self, name: str, number: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from core.errors import NotFoundError
-from core.volume import Volume, flush_to_disk
+from core.volume import Volume, flush_entries, flush_to_disk
 
 ROWS_FILE = "rows.jsonl"
 RECORD_FILE = "dataset.json"
@@ -86,6 +86,7 @@ class DatasetStore:
         except OSError:
             if not target.is_dir():
                 raise
+        flush_entries(self._volume.datasets)
         return self.get(dataset.id)
 
     def get(self, dataset_id: str) -> Dataset:

@@ -4,8 +4,9 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ class Volume:
         """Makes the folders. Raises OSError where the volume cannot be written."""
         for folder in (self.datasets, self.jobs, self.adapters, self._staging):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def sweep_staging(self, max_age_s: float = 86_400) -> None:
+        """Removes what processes that were killed while writing have left behind."""
+        for left in self._staging.iterdir():
+            with suppress(FileNotFoundError):  # published or removed meanwhile
+                if time.time() - left.stat().st_mtime > max_age_s:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def check_writable(self) -> None:
         """Raises OSError, saying why, if nothing can be written."""
@@ -57,10 +65,15 @@ class Volume:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Makes a file's content, or a folder's entries and all below it, survive a power cut."""
+    """Makes a file, or a folder with all below it, survive a power cut."""
     if path.is_dir():
         for child in path.iterdir():
             flush_to_disk(child)
+    flush_entries(path)
+
+
+def flush_entries(path: Path) -> None:
+    """Makes a file's content, or a folder's own entries (what was renamed into it), survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -101,3 +101,15 @@ def test_a_folder_is_flushed_with_all_below_it(
     flush_to_disk(tmp_path / "a")
     expected = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "file"]
     assert sorted(flushed) == sorted(path.stat().st_ino for path in expected)
+
+
+def test_leftovers_of_killed_processes_are_swept_and_nothing_younger(volume: Volume) -> None:
+    staging = volume.root / "staging"
+    old_folder, old_file, young = staging / "old", staging / "old-file", staging / "young"
+    (old_folder / "deep").mkdir(parents=True)
+    old_file.write_text("half")
+    young.mkdir()
+    for path in (old_folder, old_file):
+        os.utime(path, (0, 0))
+    volume.sweep_staging()
+    assert list(staging.iterdir()) == [young]
