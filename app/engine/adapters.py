@@ -17,7 +17,7 @@ from torch import Tensor
 
 from app.engine.lora_bank import LoraBank
 from core.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterVersion
-from core.errors import InvalidError, ServiceError, UnavailableError
+from core.errors import InvalidError, UnavailableError
 
 # Settings of peft.LoraConfig under which an adapter is more than "add B A x": value -> how to say it.
 _REFUSED: dict[str, str] = {
@@ -39,9 +39,14 @@ def _is_variant(key: str) -> bool:
     return key.endswith("_config") and key != "eva_config"  # EVA only chooses where A begins
 
 
+def _pattern_of_sites(pattern: str) -> re.Pattern[str]:
+    """As peft matches a key of alpha_pattern."""
+    return re.compile(rf"(.*\.)?({pattern})$")
+
+
 def _compiled(pattern: str) -> str:
     try:
-        re.compile(pattern)
+        _pattern_of_sites(pattern)
     except re.error as error:
         raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
     return pattern
@@ -87,7 +92,7 @@ class _PeftConfig(BaseModel):
         """As peft computes it: alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
         alpha = self.lora_alpha
         for pattern, value in (self.alpha_pattern or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", site):
+            if _pattern_of_sites(pattern).match(site):
                 alpha = value
                 break
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
@@ -123,9 +128,9 @@ def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
         if site is None or a is None or b is None:
             faults.append(f"{name}: not a LoRA pair on a linear layer of this base model")
             continue
-        rank = a.shape[0]
+        rank = a.shape[0] if a.ndim else 0
         expected = (rank, site.base.in_features), (site.base.out_features, rank)
-        if (tuple(a.shape), tuple(b.shape)) != expected:
+        if not rank or (tuple(a.shape), tuple(b.shape)) != expected:
             faults.append(
                 f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)}, expected {expected}"
             )
@@ -164,6 +169,14 @@ class _Resident:
     last_used: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Files that are being read, or were and wait for room."""
+
+    future: Future[LoraWeights]
+    since: float
+
+
 class ResidentAdapters:
     """Owned by the engine's thread, apart from reading files, which a loader thread does.
 
@@ -184,7 +197,7 @@ class ResidentAdapters:
         self._wake = wake
         self._max_wait_s = max_wait_s
         self._residents: dict[tuple[str, str], _Resident] = {}
-        self._reading: dict[tuple[str, str], Future[LoraWeights]] = {}
+        self._reading: dict[tuple[str, str], _Reading] = {}
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
         self.num_loads = 0
         self.num_evictions = 0
@@ -215,18 +228,13 @@ class ResidentAdapters:
     def _install(
         self, key: tuple[str, str], version: AdapterVersion, waiting_since: float
     ) -> _Resident | None:
-        future = self._reading.get(key)
-        if future is None:
-            future = self._loader.submit(read_lora, version.path, self._bank)
-            self._reading[key] = future
-            future.add_done_callback(lambda _: self._wake())
+        reading = self._reading.get(key)
+        future = reading.future if reading else self._start_reading(key, version)
         if not future.done():
             return None
-        try:
-            weights = future.result()
-        except ServiceError:
-            del self._reading[key]
-            raise
+        if future.exception() is not None:
+            del self._reading[key]  # the next request may have better luck
+        weights = future.result()
         if not self._make_room(weights.rank):
             if time.monotonic() - waiting_since > self._max_wait_s:
                 del self._reading[key]
@@ -239,12 +247,29 @@ class ResidentAdapters:
             return None
         del self._reading[key]
         slot = self._bank.load(weights.rank, weights.sites)
-        if not self._probe(slot):
-            self._bank.unload(slot)
+        is_sound = False
+        try:
+            is_sound = self._probe(slot)
+        finally:
+            if not is_sound:
+                self._bank.unload(slot)
+        if not is_sound:
             raise _unusable(["its weights are finite, but the model's answer with them is not"])
         self.num_loads += 1
         resident = self._residents[key] = _Resident(slot, weights.rank)
         return resident
+
+    def _start_reading(
+        self, key: tuple[str, str], version: AdapterVersion
+    ) -> "Future[LoraWeights]":
+        # Weights that nobody fetched, since who asked for them has gone, must not stay in memory.
+        oldest = time.monotonic() - self._max_wait_s
+        for left in [k for k, r in self._reading.items() if r.future.done() and r.since < oldest]:
+            del self._reading[left]
+        future = self._loader.submit(read_lora, version.path, self._bank)
+        self._reading[key] = _Reading(future, time.monotonic())
+        future.add_done_callback(lambda _: self._wake())
+        return future
 
     def _make_room(self, rank: int) -> bool:
         """Evicts unused adapters, the longest unused first, until `rank` columns are free, or none at all."""

@@ -213,9 +213,12 @@ class Engine:
         if sequence.adapter is not None:
             try:
                 slot = self._adapters.pin(sequence.adapter, sequence.waiting_since)
-            except (ServiceError, RuntimeError) as error:  # RuntimeError: out of device memory
-                self._deliver_end(sequence, FinishReason.ERROR, _as_service_error(error))
-                return Admission.FAILED
+            except ServiceError as error:
+                return self._refuse(sequence, error)
+            except Exception as error:  # whatever was wrong with one adapter, the others run on
+                logger.exception("adapter %s could not be loaded", sequence.adapter.ref)
+                message = f"the adapter could not be loaded: {error}"
+                return self._refuse(sequence, UnavailableError(message, code="adapter_load_failed"))
             if slot is None:
                 return Admission.ADAPTER_NOT_READY
             sequence.slot = slot
@@ -226,6 +229,10 @@ class Engine:
             return Admission.NO_ROOM
         sequence.region_start = start
         return Admission.ADMITTED
+
+    def _refuse(self, sequence: Sequence, error: ServiceError) -> Admission:
+        self._deliver_end(sequence, FinishReason.ERROR, error)
+        return Admission.FAILED
 
     def _step(self, work: list[Work]) -> None:
         logits = self._model.forward(_build_step(work), self._cache, self._bank)
@@ -247,7 +254,10 @@ class Engine:
             self._finish(
                 sequence,
                 FinishReason.ERROR,
-                ServiceError("the model's answer was not finite", code="not_finite"),
+                InvalidError(
+                    "the model's answer to this text was not finite; try another text or adapter",
+                    code="not_finite",
+                ),
             )
             return
         reason = sequence.append(token_id)
@@ -324,13 +334,6 @@ class Engine:
             last_rows=list(range(_PROBE_TOKENS)),
         )
         return bool(self._model.forward(step, self._cache, self._bank).isfinite().all())
-
-
-def _as_service_error(error: Exception) -> ServiceError:
-    if isinstance(error, ServiceError):
-        return error
-    logger.error("an adapter could not be loaded", exc_info=error)
-    return UnavailableError(f"the adapter could not be loaded: {error}", code="adapter_load_failed")
 
 
 def _build_step(work: list[Work]) -> Step:

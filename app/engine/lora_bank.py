@@ -77,15 +77,20 @@ class LoraBank:
         slot = self._free_slots.pop()
         # The lowest free ones, so that the columns in use stay few and to the left.
         columns, self._free_columns = self._free_columns[:rank], self._free_columns[rank:]
-        self._columns[slot], self._slot_sites[slot] = columns, list(weights)
-        index = torch.tensor(columns, device=self._table.device)
-        for name, (a, b) in weights.items():
-            site = self.sites[name]
-            own = index[: a.shape[0]]  # a site may have a smaller rank than the adapter's largest
-            site.lora_a[own] = a.to(site.lora_a)
-            site.lora_b[own] = b.to(site.lora_b)
-            site.num_adapters += 1
-        self._table[slot, index] = True
+        self._columns[slot], self._slot_sites[slot] = columns, []
+        try:
+            index = torch.tensor(columns, device=self._table.device)
+            for name, (a, b) in weights.items():
+                site = self.sites[name]
+                site.num_adapters += 1
+                self._slot_sites[slot].append(name)
+                own = index[: a.shape[0]]  # a site may have a smaller rank than the largest
+                site.lora_a[own] = a.to(site.lora_a)
+                site.lora_b[own] = b.to(site.lora_b)
+            self._table[slot, index] = True
+        except RuntimeError:  # out of device memory
+            self.unload(slot)
+            raise
         return slot
 
     def unload(self, slot: int) -> None:

@@ -58,6 +58,7 @@ def test_scaling_is_folded_into_b(folder: Path, bank: LoraBank) -> None:
     [
         ({"peft_type": "IA3"}, "'IA3'"),
         ({"use_dora": True}, "DoRA"),
+        ({"alpha_pattern": {"(?i)o_proj": 4}}, "not a regular expression"),
         ({"lora_bias": True}, "biases"),
         ({"bias": "all"}, "'all'"),
         ({"modules_to_save": ["lm_head"]}, "fully trained"),

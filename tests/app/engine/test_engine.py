@@ -121,7 +121,9 @@ def test_an_adapter_that_finds_no_room_in_time_is_refused_as_busy(
         engine.stop()
 
 
-@pytest.mark.parametrize("fault", ["nan", "huge", "missing", "garbage", "shape"])
+@pytest.mark.parametrize(
+    "fault", ["nan", "huge", "missing", "garbage", "shape", "rank 0", "scalar"]
+)
 def test_a_bad_adapter_hurts_only_who_asked_for_it(
     engine: Engine, tiny: Tiny, tmp_path: Path, fault: str
 ) -> None:
@@ -136,6 +138,12 @@ def test_a_bad_adapter_hurts_only_who_asked_for_it(
         key = next(k for k in tensors if "lora_B" in k)
         if fault == "shape":
             tensors[key] = tensors[key][:-1].contiguous()
+        elif fault == "rank 0":
+            tensors[key] = tensors[key][:, :0].contiguous()
+            key = key.replace("lora_B", "lora_A")
+            tensors[key] = tensors[key][:0].contiguous()
+        elif fault == "scalar":
+            tensors[key.replace("lora_B", "lora_A")] = torch.tensor(1.0)
         else:
             # Huge but finite: it overflows only in the forward pass, where a mask would spread it.
             for name in tensors:
@@ -149,6 +157,49 @@ def test_a_bad_adapter_hurts_only_who_asked_for_it(
     assert error.code == "adapter_unusable"
     assert neighbour.result().token_ids == peft_greedy(tiny.reference, PROMPT, tiny.adapters[1], 30)
     assert bad.ref not in engine.resident_adapters
+
+
+@pytest.mark.parametrize("place", ["read_lora", "probe", "load"])
+def test_a_load_that_failed_once_leaves_nothing_behind(
+    engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Memory ran out, say: neighbours run on, room is given back, and the next request loads it."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    neighbour = make_request(PROMPT, None, max_new_tokens=60)
+    engine.submit(neighbour.sequence)
+    columns = engine.stats().num_free_lora_columns
+    with monkeypatch.context() as patch:
+        if place == "read_lora":
+            patch.setattr("app.engine.adapters.read_lora", fail)
+        elif place == "probe":
+            patch.setattr(engine._adapters, "_probe", fail)
+        else:
+            site = list(engine._bank.sites.values())[1]
+            patch.setattr(site, "lora_b", site.lora_b[:, :1])
+        victim = make_request(PROMPT, tiny.adapters[0])
+        engine.submit(victim.sequence)
+        assert isinstance(victim.result().error, UnavailableError)
+    assert engine.stats().num_free_lora_columns == columns
+    again = make_request(PROMPT, tiny.adapters[0], max_new_tokens=20)
+    engine.submit(again.sequence)
+    assert again.result().token_ids == peft_greedy(tiny.reference, PROMPT, tiny.adapters[0], 20)
+    assert neighbour.result().token_ids == peft_greedy(tiny.reference, PROMPT, None, 60)
+
+
+def test_weights_that_nobody_fetches_do_not_stay(tiny: Tiny) -> None:
+    engine = start_engine(load_nf4(tiny.folder), adapter_wait_s=0.01)
+    try:
+        reading = engine._adapters._reading
+        for adapter in tiny.adapters[:2]:
+            engine._adapters._start_reading((adapter.ref, ""), adapter)
+            wait_until(lambda: all(r.future.done() for r in reading.values()))
+            time.sleep(0.02)  # longer than anybody waits
+        assert [ref for ref, _ in reading] == [tiny.adapters[1].ref]
+    finally:
+        engine.stop()
 
 
 def test_a_flood_does_not_starve_another_adapter(tiny: Tiny) -> None:
