@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from billiard import active_children
 from celery import Celery
-from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
+from kombu.exceptions import OperationalError
 from redis import RedisError
 
+from core.job_store import JobStore
 from core.queue import TRAIN_TASK, create_queue, send_training
 from core.settings import Settings
 from worker.tasks import connect_store, train
 
 logger = logging.getLogger(__name__)
-
-_NICENESS = 10
 
 
 def create_worker(settings: Settings) -> Celery:
@@ -37,28 +37,25 @@ def create_worker(settings: Settings) -> Celery:
     def _train(job_id: str) -> None:
         train(job_id, settings)
 
-    def sweep(**_: Any) -> None:
-        sweep_jobs(queue, settings)
+    store = connect_store(settings)
 
     def on_ready(sender: Any, **_: Any) -> None:
-        sweep()
-        sender.timer.call_repeatedly(settings.job_lease_s / 2, sweep)
+        sweep_jobs(queue, store)
+        sender.timer.call_repeatedly(settings.job_lease_s / 2, sweep_jobs, (queue, store))
 
     worker_ready.connect(on_ready, weak=False)
     worker_shutting_down.connect(_stop_children, weak=False)
-    worker_process_init.connect(_yield_to_server, weak=False)
     return queue
 
 
-def sweep_jobs(queue: Celery, settings: Settings) -> None:
+def sweep_jobs(queue: Celery, store: JobStore) -> None:
     """Takes jobs from dead workers and sends what waits without a message. The server does the same."""
     try:
-        store = connect_store(settings)
         for job_id in store.sweep():
             send_training(queue, job_id)
             store.mark_sent(job_id)
             logger.info("job %s was sent again", job_id)
-    except (RedisError, queue.connection().recoverable_connection_errors) as error:
+    except (RedisError, OperationalError) as error:
         logger.warning("cannot look after lost jobs now: %s", error)
 
 
@@ -69,12 +66,6 @@ def _stop_children(**_: Any) -> None:
     """
     for child in active_children():
         os.kill(child.pid, signal.SIGTERM)
-
-
-def _yield_to_server(**_: Any) -> None:
-    """Where training shares its processor with serving, serving goes first."""
-    if not torch.cuda.device_count():
-        os.nice(_NICENESS)
 
 
 def _prepare_process() -> None:
@@ -89,5 +80,5 @@ def _prepare_process() -> None:
 
 
 # Celery wants a module attribute; this module is imported by nothing but Celery.
-_prepare_process()
 queue = create_worker(Settings())
+_prepare_process()

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import socket
 import stat
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +15,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.datasets import Row
-from core.jobs import JobStatus
+from core.jobs import Job, JobStatus
 from core.metrics import read_curve
 from core.prompt import PromptRenderer
 from core.settings import Settings
-from embedded.redis_server import EmbeddedRedis
+from embedded.redis_server import EmbeddedRedis, find_redis_server
 from tests.worker.conftest import ROWS, SHORT, Jobs, WorkerProcess
 
 pytestmark = pytest.mark.e2e
@@ -152,9 +155,7 @@ class TestOneWorker:
 class TestWorkersThatEnd:
     @pytest.fixture
     def worker_settings(self, worker_settings: Settings) -> Settings:
-        return worker_settings.model_copy(
-            update={"job_lease_s": 2.0, "stop_grace_s": 5.0, "max_attempts": 2}
-        )
+        return worker_settings.model_copy(update={"job_lease_s": 2.0, "stop_grace_s": 5.0})
 
     def test_stopped_worker_hands_its_job_back(
         self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]
@@ -178,39 +179,79 @@ class TestWorkersThatEnd:
         assert second.process.wait(10) == 0, second.log
         assert jobs.store.get(job.id).status == JobStatus.QUEUED
 
-    def test_killed_child(self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]) -> None:
-        worker = start_worker()
-        config = SHORT | {"training": SHORT["training"] | {"max_steps": 100}}
-        job = jobs.create(config, is_sent=True)
-        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
-        for pid in worker.children():
-            os.kill(pid, signal.SIGKILL)
-        job = jobs.wait(job.id)
-        assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), worker.log
-        assert read_curve(jobs.volume.attempt(job.id, 2)).train[-1].step == 100
+    def test_killed_workers(self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]) -> None:
+        workers = [start_worker(), start_worker()]
 
-    def test_killed_worker(self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]) -> None:
-        first = start_worker()
+        def holder(job: Job) -> WorkerProcess:
+            line = f"job {job.id}, attempt {job.attempt}"
+            (found,) = (w for w in workers if line in w.log)
+            return found
+
+        # Two workers and six messages, but it is done once.
+        short = jobs.create(is_sent=True)
+        for _ in range(5):
+            jobs.send(short.id)
+        short = jobs.wait(short.id)
+        assert (short.status, short.attempt) == (JobStatus.SUCCEEDED, 1)
+        assert jobs.registry.get("yoda").versions == [1]
+        assert holder(short)
+
+        # The process that trains is killed, as by the kernel when memory is short.
         job = jobs.create(LONG, is_sent=True)
-        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
-        first.process.kill()
-        second = start_worker()
-        jobs.wait(job.id, JobStatus.RUNNING, attempt=2, min_step=2)
-        for pid in second.children():
+        job = jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        for pid in holder(job).children():
+            os.kill(pid, signal.SIGKILL)
+        job = jobs.wait(job.id, JobStatus.RUNNING, attempt=2, min_step=2)
+
+        # The whole worker is killed: the other one finds the job.
+        dead = holder(job)
+        dead.process.kill()
+        workers.remove(dead)
+        job = jobs.wait(job.id, JobStatus.RUNNING, attempt=3, min_step=2)
+        curve = read_curve(jobs.volume.attempt(job.id, 3))
+        assert curve.train[0].step == 1
+
+        # Enough is enough.
+        for pid in holder(job).children():
             os.kill(pid, signal.SIGKILL)
         job = jobs.wait(job.id, JobStatus.FAILED)
         assert job.error
         assert job.error.code == "worker_lost"
+        assert workers[0].stop() == 0
 
-    def test_two_workers_one_job(
-        self, jobs: Jobs, start_worker: Callable[..., WorkerProcess]
-    ) -> None:
-        workers = [start_worker(), start_worker()]
-        job = jobs.create(is_sent=True)
-        for _ in range(5):
-            jobs.send(job.id)
+
+def test_worker_without_a_redis_says_so(start_worker: Callable[..., WorkerProcess]) -> None:
+    worker = start_worker(DRAGOMAN_REDIS_URL="")
+    assert worker.process.wait(60) == 1
+    assert "DRAGOMAN_REDIS_URL is empty" in worker.log
+    assert "Traceback" not in worker.log
+
+
+@pytest.mark.slow
+def test_redis_restarts_under_a_running_job(
+    worker_settings: Settings, start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(find_redis_server()), "--port", str(port), "--dir", str(tmp_path)]
+    command += ["--appendonly", "yes", "--save", ""]
+    settings = worker_settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})
+    redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        jobs, worker = Jobs(settings), start_worker(settings)
+        job = jobs.create(SHORT | {"training": {"max_steps": 400}}, is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=5)
+        redis.terminate()
+        redis.wait()
+        time.sleep(2)
+        redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         job = jobs.wait(job.id)
-        assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
-        assert [w.stop() for w in workers] == [0, 0]
-        assert jobs.registry.get("yoda").versions == [1]
-        assert sum(w.log.count(f"job {job.id}, attempt") for w in workers) == 1
+        assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), worker.log
+        # What could not be told meanwhile stands on the volume all the same.
+        assert len(read_curve(jobs.volume.attempt(job.id, 1)).train) == 400
+        # And the worker takes the next job.
+        assert jobs.wait(jobs.create(is_sent=True).id).status == JobStatus.SUCCEEDED
+        assert worker.stop() == 0
+    finally:
+        redis.kill()
