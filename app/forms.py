@@ -1,7 +1,7 @@
 """Requests that come as JSON or as a form: the body -> one model, or a problem that says what is wrong."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -30,17 +30,19 @@ async def read_json(request: Request) -> Any:
     """Raises MalformedError where the body is not JSON in UTF-8, or holds NaN or Infinity."""
     body = await request.body()
     try:
-        return parse_json(body, "the body")
+        return parse_json(body, "the body", _refuse_constant)
     except UnicodeDecodeError as error:
         raise MalformedError(
             f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}"
         ) from error
 
 
-def parse_json(text: str | bytes, name: str) -> Any:
+def parse_json(
+    text: str | bytes, name: str, parse_constant: Callable[[str], Any] | None = None
+) -> Any:
     """Raises MalformedError, which says that `name` is not JSON, or UnicodeDecodeError."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=parse_constant)
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError) as error:

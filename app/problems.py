@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 # Paths that LibreTranslate's clients call; they look for `error`.
 _LIBRETRANSLATE_PATHS = ("/translate", "/languages")
-_VOLUME_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO}
+_VOLUME_ERRNOS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENOTCONN),  # it is gone
+}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "malformed"}
 
 
@@ -26,8 +29,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(redis.ConnectionError, _on_redis_gone)
-    app.add_exception_handler(redis.TimeoutError, _on_redis_gone)
+    app.add_exception_handler(redis.RedisError, _on_redis_error)
     app.add_exception_handler(OSError, _on_os_error)
     app.add_exception_handler(Exception, _on_bug)
 
@@ -49,7 +51,8 @@ def problem(
         "code": code,
         **extra,
     }
-    if request.url.path.rstrip("/") in _LIBRETRANSLATE_PATHS:
+    # Not request.url: that is made with the Host header, which may be anything.
+    if request.scope["path"].rstrip("/") in _LIBRETRANSLATE_PATHS:
         body["error"] = detail
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
@@ -75,14 +78,18 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, HTTPException)
     detail = str(error.detail)
     if error.status_code == 404 and detail == "Not Found":
-        detail = f"there is no {request.url.path[:200]!r}; /docs lists what there is"
+        detail = f"there is no {request.scope['path'][:200]!r}; /docs lists what there is"
     code = _CODES.get(error.status_code, "http_error")
     headers = dict(error.headers) if error.headers else None
     return problem(request, error.status_code, code, detail, headers=headers)
 
 
-async def _on_redis_gone(request: Request, error: Exception) -> JSONResponse:
-    detail = f"Redis, which keeps the job records, cannot be reached: {error}"
+async def _on_redis_error(request: Request, error: Exception) -> JSONResponse:
+    gone = isinstance(error, (redis.ConnectionError, redis.TimeoutError))
+    if not gone:  # its memory or disk is full, say
+        logger.error("Redis refused a command", exc_info=error)
+    what = "cannot be reached" if gone else "refuses commands"
+    detail = f"Redis, which keeps the job records, {what}: {error}"
     headers = {"Retry-After": "2"}
     return problem(request, 503, "redis_unavailable", detail, headers=headers)
 
@@ -92,13 +99,13 @@ async def _on_os_error(request: Request, error: Exception) -> JSONResponse:
     if error.errno not in _VOLUME_ERRNOS:
         return await _on_bug(request, error)
     logger.error("the volume failed", exc_info=error)
-    detail = f"the volume cannot be written: {error.strerror}"
+    detail = f"the volume cannot be read or written: {error.strerror}"
     headers = {"Retry-After": "30"}
     return problem(request, 503, "volume_unavailable", detail, headers=headers)
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return problem(request, 500, "internal_error", "the server failed; its log says why")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -11,7 +12,7 @@ from app.engine.engine import Engine
 from app.engine.sequence import FinishReason, SamplingParams, Sequence, Update
 from app.languages import detect, detected_as, normalise
 from core.adapters import BASE, AdapterRegistry, AdapterVersion
-from core.errors import InvalidError, NotFoundError
+from core.errors import InvalidError, NotFoundError, ServiceError
 from core.prompt import Prompt, PromptRenderer, SealedPrompt, seal_prompt
 
 # Room for a translation where a request names none: texts seldom grow more than fourfold in tokens.
@@ -127,12 +128,12 @@ class Translator:
         return Route(version, seal.prompt, stops, seal.decoding.temperature, best)
 
     def current_versions(self) -> list[AdapterVersion]:
-        """The current version of each adapter that has one and was trained on this base."""
-        versions = [
-            self._registry.version(adapter.name, adapter.current)
-            for adapter in self._registry.all()
-            if adapter.current is not None
-        ]
+        """The current version of each adapter that has one, is whole and was trained on this base."""
+        versions = []
+        for adapter in self._registry.all():
+            if adapter.current is not None:
+                with suppress(ServiceError):  # broken, or deleted meanwhile: the others still serve
+                    versions.append(self._registry.version(adapter.name, adapter.current))
         return [v for v in versions if v.seal.base_fingerprint == self._base_fingerprint]
 
     def _choose(

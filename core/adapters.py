@@ -7,6 +7,7 @@ The folder is the registry: `adapters/{name}/versions/{n}/` appears by one renam
 import errno
 import hashlib
 import json
+import logging
 import re
 import shutil
 from datetime import datetime
@@ -20,12 +21,16 @@ from core.errors import InvalidError, NotFoundError
 from core.prompt import SealedPrompt
 from core.volume import Volume, flush_entries, flush_to_disk
 
+logger = logging.getLogger(__name__)
+
 SEAL_FILE = "dragoman.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+_CURRENT_FILE = "current.json"
 BASE = "base"  # the name under which the untouched base model is asked for
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class Decoding(BaseModel):
@@ -137,16 +142,18 @@ class AdapterRegistry:
             if current is None:
                 self._raise_not_found(ref)
             return self.version(name, current)
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
+        if not _NUMBER.fullmatch(number):
             self._raise_not_found(ref)
         return self.version(name, int(number))
 
     def version(self, name: str, number: int) -> AdapterVersion:
-        """Raises NotFoundError `adapter_not_found`."""
+        """Raises NotFoundError `adapter_not_found`, or InvalidError `adapter_broken` for an unreadable seal."""
+        if not _NUMBER.fullmatch(str(number)):
+            self._raise_not_found(f"{name}@{number}")
         folder = self._folder(name) / "versions" / str(number)
         try:
             seal = _read_seal(folder / SEAL_FILE, (folder / SEAL_FILE).stat().st_mtime_ns)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._raise_not_found(f"{name}@{number}")
         except (ValidationError, json.JSONDecodeError) as error:
             raise InvalidError(
@@ -176,19 +183,29 @@ class AdapterRegistry:
     def promote(self, name: str, number: int) -> None:
         """Makes version `number` current, in one step."""
         self.version(name, number)
-        self._volume.write_json(self._folder(name) / "current.json", {"version": number})
+        self._volume.write_json(self._folder(name) / _CURRENT_FILE, {"version": number})
 
     def seed(self, box: Path) -> list[str]:
-        """Copies adapters that come with the product, as `box/{name}/`, unless the volume has that name already."""
+        """Copies adapters that come with the product, as `box/{name}/`, unless the volume has that name already.
+
+        Each appears whole, version and current together, by one rename.
+        """
         seeded = []
         for source in sorted(p for p in box.iterdir() if (p / SEAL_FILE).is_file()):
             if self._read(source.name).versions:
                 continue
             with self._volume.staged_folder() as staged:
-                shutil.copytree(source, staged / "version")
-                version = self.publish(source.name, staged / "version")
-            self.promote(source.name, version.version)
+                shutil.copytree(source, staged / "adapter" / "versions" / "1")
+                self._volume.write_json(staged / "adapter" / _CURRENT_FILE, {"version": 1})
+                flush_to_disk(staged / "adapter")
+                try:
+                    (staged / "adapter").rename(self._folder(source.name))
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    continue  # another server was faster
             seeded.append(source.name)
+        flush_entries(self._volume.adapters)
         return seeded
 
     def _folder(self, name: str) -> Path:
@@ -196,13 +213,21 @@ class AdapterRegistry:
 
     def _read(self, name: str) -> Adapter:
         versions = self._folder(name) / "versions"
-        numbers = sorted(int(p.name) for p in versions.iterdir()) if versions.is_dir() else []
-        return Adapter(name=name, versions=numbers, current=self._current(name))
+        names = [p.name for p in versions.iterdir()] if versions.is_dir() else []
+        numbers = sorted(int(n) for n in names if _NUMBER.fullmatch(n))
+        current = self._current(name)
+        return Adapter(name=name, versions=numbers, current=current if current in numbers else None)
 
     def _current(self, name: str) -> int | None:
+        path = self._folder(name) / _CURRENT_FILE
         try:
-            return int(json.loads((self._folder(name) / "current.json").read_text())["version"])
-        except FileNotFoundError:
+            return int(json.loads(path.read_text())["version"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning(
+                "%s is unreadable, so adapter %s has no current version: %r", path, name, error
+            )
             return None
 
     def _raise_not_found(self, ref: str) -> NoReturn:

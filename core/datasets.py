@@ -1,16 +1,21 @@
 """Datasets on the volume: normalised rows, content-addressed, and what was found when they were uploaded."""
 
 import json
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import NotFoundError
 from core.volume import Volume, flush_entries, flush_to_disk
 
+logger = logging.getLogger(__name__)
+
+_ID = re.compile(r"[A-Za-z0-9-]{1,80}")
 ROWS_FILE = "rows.jsonl"
 RECORD_FILE = "dataset.json"
 
@@ -91,12 +96,14 @@ class DatasetStore:
 
     def get(self, dataset_id: str) -> Dataset:
         """Raises NotFoundError `dataset_not_found`."""
-        if dataset_id.isascii() and dataset_id.replace("-", "").isalnum():
+        path = self._volume.datasets / dataset_id / RECORD_FILE
+        if _ID.fullmatch(dataset_id):
             try:
-                record = (self._volume.datasets / dataset_id / RECORD_FILE).read_bytes()
-                return Dataset.model_validate_json(record)
-            except OSError:
+                return Dataset.model_validate_json(path.read_bytes())
+            except (FileNotFoundError, NotADirectoryError):
                 pass
+            except ValidationError as error:
+                logger.warning("%s is unreadable: %s", path, error)
         raise NotFoundError(
             f"dataset {dataset_id[:80]!r} does not exist; POST /datasets uploads one",
             code="dataset_not_found",

@@ -221,9 +221,10 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFoundError `job_not_found`."""
+        _check_id(job_id)
         fields: dict[str, str] = self._redis.hgetall(f"dragoman:job:{job_id}")  # type: ignore[assignment]
         if "record" not in fields:
-            raise NotFoundError(f"job {job_id[:80]!r} does not exist", code="job_not_found")
+            raise _not_found(job_id)
         return _parse(fields)
 
     def find(
@@ -267,6 +268,7 @@ class JobStore:
 
         Raises NotFoundError, or ConflictError if it has ended.
         """
+        _check_id(job_id)
         before = self._cancel(keys=_keys(job_id), args=[job_id, _now()])
         job = self.get(job_id)
         if before in ENDED:
@@ -406,6 +408,16 @@ class JobStore:
         if answer == "fenced":
             raise LeaseLostError(claim.job.id)
         return bool(answer == "ok")
+
+
+def _check_id(job_id: str) -> None:
+    """`job-1:events` would name another kind of key."""
+    if ":" in job_id:
+        raise _not_found(job_id)
+
+
+def _not_found(job_id: str) -> NotFoundError:
+    return NotFoundError(f"job {job_id[:80]!r} does not exist", code="job_not_found")
 
 
 def events_key(job_id: str) -> str:

@@ -36,8 +36,10 @@ class Volume:
     def check_writable(self) -> None:
         """Raises OSError, saying why, if nothing can be written."""
         probe = self._staging / f".probe-{secrets.token_hex(4)}"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)  # on a full volume it is there, and empty
 
     def attempt(self, job_id: str, attempt: int) -> Path:
         """The folder of one attempt at a job: metrics.jsonl, log.txt, the trainer's output."""

@@ -1,6 +1,7 @@
 """The adapters on the volume, and the languages they translate between."""
 
 from collections import defaultdict
+from contextlib import suppress
 
 from fastapi import APIRouter
 
@@ -8,6 +9,7 @@ from app.deps import EngineDep, RegistryDep, TranslatorDep
 from app.languages import display_name, normalise
 from app.schemas import AdapterOut, LanguageOut, VersionOut
 from core.adapters import Adapter, AdapterRegistry
+from core.errors import ServiceError
 
 router = APIRouter(tags=["adapters"])
 
@@ -16,7 +18,11 @@ router = APIRouter(tags=["adapters"])
 def list_adapters(registry: RegistryDep, engine: EngineDep) -> list[AdapterOut]:
     """All adapters, by name."""
     resident = {ref.partition("@")[0] for ref in engine.resident_adapters}
-    return [_describe(a, registry, a.name in resident) for a in registry.all()]
+    described = []
+    for adapter in registry.all():
+        with suppress(ServiceError):  # its seal is unreadable: asked for by name, it says so
+            described.append(_describe(adapter, registry, adapter.name in resident))
+    return described
 
 
 @router.get("/adapters/{name}")

@@ -159,6 +159,52 @@ def test_seal_with_members_of_a_later_release(registry: AdapterRegistry, volume:
     assert registry.resolve("yoda@1").seal.job_id == "job"
 
 
+def test_what_does_not_belong_there_is_passed_over(
+    registry: AdapterRegistry, volume: Volume
+) -> None:
+    publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    (volume.adapters / "yoda" / "versions" / ".DS_Store").touch()
+    (volume.adapters / "yoda" / "versions" / "2").touch()
+    (volume.adapters / "yoda" / "versions" / "01").mkdir()
+    (volume.adapters / "lost+found").mkdir()
+    (volume.adapters / "notes").touch()
+    assert [a.name for a in registry.all()] == ["yoda"]
+    assert registry.resolve("yoda").version == 1
+    for ref in ("notes", "notes@1", "yoda@2"):
+        with pytest.raises(NotFoundError):
+            registry.resolve(ref)
+    with pytest.raises(NotFoundError):
+        registry.version("yoda", 10**300)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": "x"}', '{"version": 7}'])
+def test_an_unreadable_current_is_none(
+    registry: AdapterRegistry, volume: Volume, content: str
+) -> None:
+    publish(registry, volume, "yoda")
+    (volume.adapters / "yoda" / "current.json").write_text(content)
+    assert registry.get("yoda").current is None
+    with pytest.raises(NotFoundError):
+        registry.resolve("yoda")
+    registry.promote("yoda", 1)
+    assert registry.resolve("yoda").version == 1
+
+
+def test_two_servers_seed_one_volume(
+    registry: AdapterRegistry, volume: Volume, tmp_path: Path
+) -> None:
+    stage(tmp_path / "box" / "yoda")
+    threads = [threading.Thread(target=registry.seed, args=(tmp_path / "box",)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert registry.get("yoda").versions == [1]
+    assert registry.resolve("yoda").version == 1
+    assert list((volume.root / "staging").iterdir()) == []
+
+
 def test_seed(registry: AdapterRegistry, volume: Volume, tmp_path: Path) -> None:
     stage(tmp_path / "box" / "yoda")
     stage(tmp_path / "box" / "wenyan")

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from core.datasets import ROWS_FILE, Dataset, DatasetReport, DatasetStore, Row
+from core.datasets import RECORD_FILE, ROWS_FILE, Dataset, DatasetReport, DatasetStore, Row
 from core.errors import NotFoundError
 from core.volume import Volume
 
@@ -90,3 +90,13 @@ def test_what_is_not_there_is_not_found(store: DatasetStore, dataset_id: str) ->
             action(dataset_id)
         assert caught.value.code == "dataset_not_found"
         assert len(caught.value.message) < 200
+
+
+def test_a_spoilt_record_hides_no_other(volume: Volume, store: DatasetStore) -> None:
+    spoilt, sound = save(volume, dataset(1)), save(volume, dataset(2))
+    (volume.datasets / spoilt.id / RECORD_FILE).write_text("{")
+    (volume.datasets / "notes").touch()
+    assert store.all() == [sound]
+    for dataset_id in (spoilt.id, "notes", "x" * 300):
+        with pytest.raises(NotFoundError):
+            store.get(dataset_id)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -28,6 +29,19 @@ def test_paths_are_absolute_whatever_the_working_directory(
     monkeypatch.chdir("/")
     assert volume.root == tmp_path / "data"
     assert volume.attempt("job-1", 2) == tmp_path / "data" / "jobs" / "job-1" / "attempt-2"
+
+
+def test_a_full_volume_is_not_filled_by_looking(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, _: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="No space"):
+        volume.check_writable()
+    assert staged(volume) == []
 
 
 def test_a_staged_folder_goes_unless_it_was_renamed(volume: Volume) -> None:

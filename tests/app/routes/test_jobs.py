@@ -270,3 +270,28 @@ def test_other_media_types(client: TestClient) -> None:
     no_file = client.post("/jobs", files={"other": ("a.csv", b"x")}, data={"adapter": "yoda"})
     assert no_file.status_code == 422
     assert no_file.json()["code"] == "file_missing"
+
+
+@pytest.mark.parametrize("kind", ["events", "lease"])
+def test_another_key_of_a_job_is_no_job(client: TestClient, store: JobStore, kind: str) -> None:
+    job_id = submit(client).json()["id"]
+    store.claim(job_id)
+    for path in ("", "/log", "/events"):
+        assert client.get(f"/jobs/{job_id}:{kind}{path}").status_code == 404
+    assert client.post(f"/jobs/{job_id}:{kind}/cancel").status_code == 404
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, "1" * 5000])
+def test_a_config_that_is_not_json(client: TestClient, config: str) -> None:
+    response = submit(client, config=config)
+    assert (response.status_code, response.json()["code"]) == (400, "malformed")
+
+
+def test_a_redis_that_is_full(client: TestClient, app_settings: Settings) -> None:
+    with redis.Redis.from_url(app_settings.redis_url) as connection:
+        connection.config_set("maxmemory", 1)
+        try:
+            response = submit(client)
+        finally:
+            connection.config_set("maxmemory", 0)
+    assert (response.status_code, response.json()["code"]) == (503, "redis_unavailable")
