@@ -1,6 +1,8 @@
 """The server: create_app(), what its life begins and ends with, and `python -m app.main`."""
 
+import asyncio
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -57,6 +59,18 @@ def create_app(
     return app
 
 
+class _Server(uvicorn.Server):
+    """Ends streams of events, which may go on for hours, before it waits for its connections to close."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
+        await super().shutdown(sockets)
+
+
 def main() -> int:
     """Serves until SIGTERM or SIGINT; 1 if the base model could not be loaded."""
     settings = Settings()
@@ -70,15 +84,17 @@ def main() -> int:
         failed = True
         server.should_exit = True
 
-    server = uvicorn.Server(
+    app = create_app(settings, on_load_failure=give_up)
+    server = _Server(
         uvicorn.Config(
-            create_app(settings, on_load_failure=give_up),
+            app,
             host=settings.host,
             port=settings.port,
             log_level=settings.log_level.lower(),
             access_log=settings.log_level == "DEBUG",
             timeout_graceful_shutdown=int(settings.stop_grace_s),
-        )
+        ),
+        app.state.services.stopping,
     )
     server.run()
     return 1 if failed or not server.started else 0

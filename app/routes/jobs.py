@@ -29,7 +29,7 @@ from app.routes.datasets import ingest_upload
 from app.schemas import JobList, JobOut, JobRequest, RequestBody, Text
 from app.services import Services
 from core.adapters import check_adapter_name
-from core.errors import InvalidError
+from core.errors import InvalidError, NotFoundError
 from core.job_store import events_key
 from core.jobs import ENDED, Job, JobStatus
 from core.metrics import read_curve
@@ -38,7 +38,7 @@ from core.volume import Volume
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-_EVENTS_WAIT_MS = 5_000
+_EVENTS_WAIT_MS = 1_000  # a stream sees within this time that the server stops
 
 
 class _JobForm(RequestBody):
@@ -167,19 +167,22 @@ async def stream_events(
 
 async def _events(services: Services, job_id: str, last_id: str) -> AsyncIterator[ServerSentEvent]:
     key = events_key(job_id)
+    has_ended = False
     while not services.stopping.is_set():
         try:
-            answer = await services.async_redis.xread({key: last_id}, block=_EVENTS_WAIT_MS)
+            wait_ms = None if has_ended else _EVENTS_WAIT_MS
+            entries = _entries(await services.async_redis.xread({key: last_id}, block=wait_ms))
+            if not entries and has_ended:
+                return  # the client has seen `done` before
+            # Read once more after that: `done` may have come in between.
+            has_ended = not entries and await _has_ended(services, job_id)
         except (redis.ConnectionError, redis.TimeoutError):
             await asyncio.sleep(1)  # Redis restarts; the stream is still there after
             continue
-        entries = _entries(answer)
         for last_id, fields in entries:
             yield ServerSentEvent(event=fields["type"], data=json.loads(fields["data"]), id=last_id)
             if fields["type"] == "done":
                 return
-        if not entries and await _has_ended(services, job_id):
-            return  # the client has seen `done` before
 
 
 def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
@@ -197,7 +200,10 @@ def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
 
 
 async def _has_ended(services: Services, job_id: str) -> bool:
-    job = await run_in_threadpool(services.jobs.get, job_id)
+    try:
+        job = await run_in_threadpool(services.jobs.get, job_id)
+    except NotFoundError:
+        return True
     return job.status in ENDED
 
 
