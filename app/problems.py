@@ -6,14 +6,17 @@ import logging
 from typing import Any
 
 import redis
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from core.errors import ServiceError
 
 logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499  # nginx's number; nobody reads it but the metrics
 
 # Paths that LibreTranslate's clients call; they look for `error`.
 _LIBRETRANSLATE_PATHS = ("/translate", "/languages")
@@ -31,6 +34,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(redis.RedisError, _on_redis_error)
     app.add_exception_handler(OSError, _on_os_error)
+    app.add_exception_handler(ClientDisconnect, _on_client_gone)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -92,6 +96,11 @@ async def _on_redis_error(request: Request, error: Exception) -> JSONResponse:
     detail = f"Redis, which keeps the job records, {what}: {error}"
     headers = {"Retry-After": "2"}
     return problem(request, 503, "redis_unavailable", detail, headers=headers)
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    """It left before its body was whole: no failure of ours."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _on_os_error(request: Request, error: Exception) -> JSONResponse:

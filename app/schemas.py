@@ -155,8 +155,3 @@ class JobOut(BaseModel):
     @classmethod
     def of(cls, job: Job, curve: LossCurve) -> "JobOut":
         return cls(loss_curve=curve, **dict(job))
-
-
-class JobList(BaseModel):
-    jobs: list[JobOut]
-    has_more: bool

@@ -26,7 +26,7 @@ from app.forms import (
 )
 from app.ingestion.ingest import OnError
 from app.routes.datasets import ingest_upload
-from app.schemas import JobList, JobOut, JobRequest, RequestBody, Text
+from app.schemas import JobOut, JobRequest, RequestBody, Text
 from app.services import Services
 from core.adapters import check_adapter_name
 from core.errors import InvalidError, NotFoundError
@@ -108,16 +108,21 @@ async def create_job(
 
 @router.get("")
 def list_jobs(
+    request: Request,
+    response: Response,
     jobs: JobsDep,
     volume: VolumeDep,
     status: JobStatus | None = None,
     adapter: Annotated[str | None, Query(max_length=63)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=80)] = None,
-) -> JobList:
-    """Jobs, newest first. `after` is the last id of the page before."""
+) -> list[JobOut]:
+    """Jobs, newest first. `after` is the last id of the page before; a `Link` header leads to the next page."""
     found = jobs.find(status=status, adapter=adapter, limit=limit + 1, after=after)
-    return JobList(jobs=[_show(j, volume) for j in found[:limit]], has_more=len(found) > limit)
+    if len(found) > limit:
+        following = request.url.include_query_params(after=found[limit - 1].id)
+        response.headers["Link"] = f'<{following}>; rel="next"'
+    return [_show(j, volume) for j in found[:limit]]
 
 
 @router.get("/{job_id}")

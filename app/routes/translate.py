@@ -24,6 +24,7 @@ from app.forms import (
     validate,
 )
 from app.markup import HtmlDocument
+from app.problems import CLIENT_GONE
 from app.schemas import (
     DetectedLanguage,
     Problem,
@@ -38,7 +39,6 @@ from core.settings import Settings
 router = APIRouter(tags=["translate"])
 
 _Result = TypeVar("_Result")
-_CLIENT_GONE = 499  # nginx's number; nobody reads it but the metrics
 _BODY = {
     "required": True,
     "content": {
@@ -98,7 +98,7 @@ async def translate(
         )
     translations = await _unless_disconnected(request, translator.translate(texts, route, options))
     if translations is None:
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     return _answer(body, route, translations, documents)
 
 

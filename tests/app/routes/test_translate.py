@@ -305,10 +305,14 @@ def test_a_file_is_not_translated_here(client: TestClient) -> None:
     assert "send its text" in problem(response, 422, "invalid")["detail"]
 
 
-def test_a_client_that_goes_away_is_no_failure(client: TestClient) -> None:
+@pytest.mark.parametrize("more_body", [False, True])
+def test_a_client_that_goes_away_is_no_failure(client: TestClient, more_body: bool) -> None:
     """What it asked for is cancelled, without an exception that the server would log as its own."""
     body = json.dumps({"q": TEXT, "adapter": "base", "temperature": 5, "max_new_tokens": 1000})
-    incoming = [{"type": "http.request", "body": body.encode()}, {"type": "http.disconnect"}]
+    incoming: list[dict[str, Any]] = [
+        {"type": "http.request", "body": body.encode(), "more_body": more_body},
+        {"type": "http.disconnect"},
+    ]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
