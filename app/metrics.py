@@ -47,6 +47,8 @@ class _ServiceCollector(Collector):
                 "adapter versions in the LoRA bank",
                 value=len(serving.engine.resident_adapters),
             )
+            for name, value in serving.model.device_usage().items():
+                yield GaugeMetricFamily(f"dragoman_gpu_{name}", name, value=value)
         with contextlib.suppress(redis.RedisError):
             jobs = GaugeMetricFamily("dragoman_jobs", "jobs that have not ended", labels=["status"])
             for status, count in self._services.jobs.count_open().items():

@@ -7,6 +7,7 @@ Only attention needs to know where one sequence ends; it is registered below and
 import logging
 import os
 from collections.abc import Sequence as Ids
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,16 @@ class BaseModel:
     def num_bytes(self) -> int:
         """Memory of weights and buffers."""
         return int(self._model.get_memory_footprint())
+
+    def device_usage(self) -> dict[str, float]:
+        """The GPU's memory in bytes and, where the extra `gpu` is installed, its utilisation 0..1; {} on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        free, total = torch.cuda.mem_get_info(self.device)
+        usage = {"memory_free_bytes": float(free), "memory_total_bytes": float(total)}
+        with suppress(ModuleNotFoundError):  # torch asks nvidia-ml-py
+            usage["utilization_ratio"] = torch.cuda.utilization(self.device) / 100
+        return usage
 
     def create_bank(self, *, width: int, num_slots: int) -> LoraBank:
         """Makes every linear layer but the output embeddings a site for adapters; once."""
