@@ -1,7 +1,6 @@
 """What one server process owns: clients, stores, the model once it is loaded. The lifespan starts and stops it."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -155,11 +154,13 @@ class Services:
         """Takes jobs from dead workers, and sends what was recorded but never sent."""
         while True:
             await asyncio.sleep(_SWEEP_INTERVAL_S)
-            with contextlib.suppress(
-                redis.RedisError
-            ):  # it will be back; /ready says that it is not
+            try:
                 for job_id in await asyncio.to_thread(self.jobs.sweep):
                     await asyncio.to_thread(self.send, job_id)
+            except (redis.ConnectionError, redis.TimeoutError):
+                pass  # it will be back; /ready says that it is not
+            except Exception:  # one record that cannot be read must not end the watch over all
+                logger.exception("the sweep for lost jobs failed; the next one follows")
 
     # Readiness
 

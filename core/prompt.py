@@ -1,9 +1,9 @@
 """The one place that turns a source text into a prompt, for training and for serving alike."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from core.errors import InvalidError
 
@@ -23,13 +23,22 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
 
 
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("the text holds a NUL character (U+0000), which no text may")
+    return text
+
+
+PlainText = Annotated[str, AfterValidator(_without_nul)]
+
+
 class Prompt(BaseModel):
     """How a source text becomes the user's turn. `template` holds `{text}` once or more."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    system: str | None = Field(None, max_length=8000)
-    template: str = Field("{text}", max_length=8000)
+    system: PlainText | None = Field(None, max_length=8000)
+    template: PlainText = Field("{text}", max_length=8000)
 
     @field_validator("template")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from langcodes import tag_is_valid
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from core.prompt import Prompt
+from core.prompt import PlainText, Prompt
 
 
 def _valid_language(code: str) -> str:
@@ -67,7 +67,7 @@ class JobConfig(_Section):
 
     source: LanguageCode = "und"
     target: LanguageCode = "und"
-    description: str = Field("", max_length=2000)
+    description: PlainText = Field("", max_length=2000)
     prompt: Prompt = Prompt(system=None, template="{text}")
     lora: LoraSection = LoraSection()
     training: TrainingSection = TrainingSection()

@@ -49,7 +49,7 @@ class Volume:
     def staged_folder(self) -> Iterator[Path]:
         """A private folder on the volume, to be renamed into place; removed if it was not."""
         folder = self._staging / secrets.token_hex(8)
-        folder.mkdir(parents=True)
+        folder.mkdir()  # without its parents: what is unmounted must not be made anew on another disk
         try:
             yield folder
         finally:

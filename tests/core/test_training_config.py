@@ -51,7 +51,10 @@ def test_partial_sections_keep_other_defaults() -> None:
         ({"target": "../x"}, ("target",)),
         ({"prompt": {"template": "no text"}}, ("prompt", "template")),
         ({"prompt": {"template": "{text}", "style": 1}}, ("prompt", "style")),
+        ({"prompt": {"template": "{text}\0"}}, ("prompt", "template")),
+        ({"prompt": {"system": "\0"}}, ("prompt", "system")),
         ({"description": "x" * 2001}, ("description",)),
+        ({"description": "\0"}, ("description",)),
     ],
 )
 def test_refused(config: dict[str, Any], location: tuple[str, ...]) -> None:

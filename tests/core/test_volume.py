@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_paths_are_absolute_whatever_the_working_directory(
     monkeypatch.chdir("/")
     assert volume.root == tmp_path / "data"
     assert volume.attempt("job-1", 2) == tmp_path / "data" / "jobs" / "job-1" / "attempt-2"
+
+
+def test_a_volume_that_is_gone_is_not_made_anew(volume: Volume) -> None:
+    shutil.rmtree(volume.root)
+    with pytest.raises(FileNotFoundError), volume.staged_folder():
+        pass
+    assert not volume.root.exists()
 
 
 def test_a_full_volume_is_not_filled_by_looking(
