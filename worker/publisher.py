@@ -8,7 +8,7 @@ from peft import PeftModel
 from core.adapters import SEAL_FILE, AdapterRegistry, AdapterVersion, Seal, content_sha256
 from core.base_model import fingerprint
 from core.datasets import Dataset
-from core.errors import NotFoundError
+from core.errors import InvalidError, NotFoundError
 from core.jobs import Job
 from core.prompt import PromptRenderer, SealedPrompt
 from core.volume import Volume
@@ -33,8 +33,14 @@ class Publisher:
             numbers = self._registry.get(job.adapter).versions
         except NotFoundError:
             return None
-        versions = (self._registry.version(job.adapter, number) for number in reversed(numbers))
-        return next((v for v in versions if v.seal.job_id == job.id), None)
+        for number in reversed(numbers):
+            try:
+                version = self._registry.version(job.adapter, number)
+            except (NotFoundError, InvalidError):
+                continue  # deleted meanwhile, or broken: no reason to fail a job
+            if version.seal.job_id == job.id:
+                return version
+        return None
 
     def publish(
         self,

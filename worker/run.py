@@ -2,11 +2,11 @@
 
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -101,20 +101,20 @@ def _train(
     precision = choose_precision(settings)
     model = load_base(base_folder, precision)
     logger.info("the base model is loaded on %s in %s", precision.device, precision.dtype)
-    trainer = build_trainer(
-        model,
-        material.tokenizer,
-        material.data,
-        claim.job.config,
-        precision=precision,
-        output_dir=attempt / "trainer",
-        callbacks=[callback],
-    )
-    lease.check()
-    if not store.move(claim, "running"):
-        raise JobCancelledError(claim.job.id)
-    result = run_training(trainer)
-    shutil.rmtree(attempt / "trainer", ignore_errors=True)
+    with TemporaryDirectory(dir=attempt) as scratch:
+        trainer = build_trainer(
+            model,
+            material.tokenizer,
+            material.data,
+            claim.job.config,
+            precision=precision,
+            output_dir=Path(scratch),
+            callbacks=[callback],
+        )
+        lease.check()
+        if not store.move(claim, "running"):
+            raise JobCancelledError(claim.job.id)
+        result = run_training(trainer)
     warnings = [*claim.job.warnings, *_warnings(material, result)]
     if warnings:  # an earlier attempt may have found the same
         store.report(claim, callback.progress, warnings=list(dict.fromkeys(warnings)))

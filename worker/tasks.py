@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from redis import Redis
+from redis import Redis, RedisError
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -77,7 +77,9 @@ def _work(
             except WorkerStoppingError:
                 logger.info("this worker is stopping; the job goes back to the queue")
                 store.release(claim)
-            except LeaseLostError:
+            except (LeaseLostError, RedisError):
+                # Without Redis nothing can be written. The lease runs out, and the next attempt takes up what
+                # this one has published.
                 raise
             except Exception as error:
                 logger.exception("failed")

@@ -40,6 +40,11 @@ def test_versions_count_up_and_the_newest_is_current(jobs: Jobs, worker_settings
     adapter = jobs.registry.get("yoda")
     assert (adapter.versions, adapter.current) == ([1, 2], 2)
 
+    # A version that somebody damaged stands in nobody's way.
+    (jobs.registry.resolve("yoda@2").path / SEAL_FILE).write_text("{}")
+    train(jobs.create().id, worker_settings)
+    assert jobs.registry.get("yoda").current == 3
+
 
 def test_published_but_not_finished(jobs: Jobs, worker_settings: Settings) -> None:
     """The worker died after it had published: the next attempt takes what is there, and trains nothing."""
@@ -87,6 +92,7 @@ def test_base_that_is_no_number(jobs: Jobs, worker_settings: Settings, tmp_path:
     assert job.error
     assert job.error.code == "training_diverged"
     assert jobs.registry.all() == []
+    assert [p.name for p in jobs.volume.attempt(job.id, 1).iterdir()] == ["log.txt"]
 
 
 def test_volume_that_cannot_be_written(jobs: Jobs, worker_settings: Settings) -> None:
