@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile as StarletteUploadFile
 from app.deps import DatasetsDep, JobsDep, SettingsDep, TokenCounterDep, VolumeDep
 from app.ingestion.ingest import CountTokens, OnError, Upload, ingest
 from app.ingestion.mapping import parse_mapping
+from app.schemas import Text
 from core.datasets import Dataset, DatasetStore
 from core.errors import ConflictError, TooLargeError
 from core.settings import Settings
@@ -25,10 +26,10 @@ class DatasetForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     file: UploadFile
-    mapping: str | None = Field(
+    mapping: Text | None = Field(
         None, description='JSON, such as {"source": "english", "target": "yoda"}; empty: guessed'
     )
-    name: str | None = Field(None, max_length=200, description="empty: the file's name")
+    name: Text | None = Field(None, max_length=200, description="empty: the file's name")
     on_error: OnError = Field("fail", description="skip: drop unusable rows, and count them")
 
 

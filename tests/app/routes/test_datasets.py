@@ -234,3 +234,10 @@ def test_a_dataset_that_a_job_needs_stays(client: TestClient, jobs: JobStore) ->
 def test_an_unknown_dataset_is_not_found(client: TestClient, dataset_id: str) -> None:
     for method in ("GET", "DELETE"):
         assert client.request(method, f"/datasets/{dataset_id}").status_code in (404, 405)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 201])
+def test_a_name_that_cannot_be(client: TestClient, name: str) -> None:
+    file = ("a.csv", b"prompt,completion\na b,b a\n")
+    response = client.post("/datasets", files={"file": file}, data={"name": name})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid")
