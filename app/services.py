@@ -13,6 +13,7 @@ from celery import Celery
 from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError
 
+from app.engine.adapters import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
 from app.engine.model import BaseModel, load_base_model
 from app.translator import Translator
@@ -113,6 +114,7 @@ class Services:
     def _load_serving(self) -> Serving:
         settings = self.settings
         started = time.monotonic()
+        stay_single_threaded()
         folder = locate_base_model(settings.base_model)
         name = settings.base_model or "embedded"
         logger.info("loading the base model %s", name)

@@ -1,7 +1,7 @@
 """Serving many adapters at once: this service against what PEFT offers, on one base, in one run.
 
-    python -m benchmarks.serve                          the embedded base, 8 adapters, 64 requests
-    python -m benchmarks.serve --adapters 16 --requests 128
+    python -m benchmarks.serve                          the embedded base, 8 adapters, 128 at once
+    python -m benchmarks.serve --adapters 16 --concurrency 64
     python -m benchmarks.serve --base phi3-mini         3.8 B random weights; wants a GPU
 
 (a) set_adapter + generate, one request after the other; (b) generate with adapter_names, static batches of 16; the
@@ -11,6 +11,7 @@ and numbers of new tokens; only tokens that a request asked for count.
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import platform
 import queue
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from app.engine.adapters import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
 from app.engine.model import load_base_model
 from app.engine.sequence import SamplingParams, Sequence, Update
@@ -102,73 +105,63 @@ def main() -> None:
     args = _parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        base = (
-            make_phi3_mini(root / "base")
-            if args.base == "phi3-mini"
-            else locate_base_model(args.base)
-        )
+        base = root / "base" if args.base == "phi3-mini" else locate_base_model(args.base)
         volume = Volume(root / "data")
         volume.create()
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        prompt = seal_prompt(Prompt(system=None, template="{text}"), tokenizer)
-        cases = _make_cases(PromptRenderer(tokenizer, prompt), args.requests, args.adapters)
-        model = _load_reference(base)
-        versions = _make_adapters(
-            volume, model, args.adapters, prompt, fingerprint(base), root, base
-        )
-        _print_header(args, model)
-        results = _measure_peers(model, cases, versions, args.sample)
-        del model
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        with _engine(base) as engine:
-            results.append(
-                _measure(
-                    "engine, base only",
-                    cases,
-                    lambda: _through_engine(engine, cases, None),
-                    rounds=3,
-                )
-            )
-            results.append(
-                _measure(
-                    "engine", cases, lambda: _through_engine(engine, cases, versions), rounds=3
-                )
-            )
+        cases, versions = _apart(_prepare, args, root, base, volume)
+        results = _apart(_measure_peers, base, cases, versions, args.sample)
+        results += _apart(_measure_engine, base, cases, versions, args.concurrency)
         if not args.no_http:
             with _service(args, base, volume) as url:
-                results.append(
-                    _measure(
-                        "service over HTTP",
-                        cases,
-                        lambda: _through_http(url, cases, versions),
-                        rounds=3,
-                    )
-                )
-        _print_table(results)
-        _print_agreement(results[0], next(r for r in results if r.way == "engine"))
+                run = partial(_through_http, url, cases, versions, args.concurrency)
+                results.append(_measure("service over HTTP", cases, run, rounds=2))
+    _print_table(results)
+    _print_agreement(results[0], next(r for r in results if r.way == "engine"))
+
+
+def _apart(function: Callable[..., Any], *args: Any) -> Any:
+    """Runs a part in a process of its own, so that none inherits another's threads, caches or memory."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def _prepare(
+    args: argparse.Namespace, root: Path, base: Path, volume: Volume
+) -> tuple[list[Case], list[AdapterVersion]]:
+    if args.base == "phi3-mini":
+        make_phi3_mini(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    prompt = seal_prompt(Prompt(system=None, template="{text}"), tokenizer)
+    cases = _make_cases(PromptRenderer(tokenizer, prompt), args.requests, args.adapters)
+    model = _load_reference(base)
+    _print_header(args, model)
+    return cases, _make_adapters(volume, model, args.adapters, prompt, root, base)
+
+
+def _measure_engine(
+    base: Path, cases: list[Case], versions: list[AdapterVersion], concurrency: int
+) -> list[Result]:
+    with _engine(base, concurrency) as engine:
+        return [
+            _measure("engine, base only", cases, partial(_through_engine, engine, cases, None), 2),
+            _measure("engine", cases, partial(_through_engine, engine, cases, versions), 2),
+        ]
 
 
 def _measure_peers(
-    base: Any, cases: list[Case], versions: list[AdapterVersion], sample: int
+    base: Path, cases: list[Case], versions: list[AdapterVersion], sample: int
 ) -> list[Result]:
     first, *others = versions
-    model = PeftModel.from_pretrained(base, first.path, adapter_name=first.name)
+    model = PeftModel.from_pretrained(_load_reference(base), first.path, adapter_name=first.name)
     for version in others:
         model.load_adapter(version.path, adapter_name=version.name)
     model.eval()
     some = cases[: sample or len(cases)]
+    one_by_one = partial(_one_by_one, model, some, versions)
+    batches = partial(_adapter_names, model, cases, versions)
     return [
-        _measure(
-            "(a) set_adapter + generate, one by one",
-            some,
-            lambda: _one_by_one(model, some, versions),
-        ),
-        _measure(
-            f"(b) PEFT adapter_names, batches of {PEFT_BATCH}",
-            cases,
-            lambda: _adapter_names(model, cases, versions),
-        ),
+        _measure("(a) set_adapter + generate, one by one", some, one_by_one),
+        _measure(f"(b) PEFT adapter_names, batches of {PEFT_BATCH}", cases, batches),
     ]
 
 
@@ -177,7 +170,8 @@ def _parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--adapters", type=int, default=8, help="number of adapters")
-    parser.add_argument("--requests", type=int, default=64, help="concurrent requests")
+    parser.add_argument("--concurrency", type=int, default=128, help="requests at once")
+    parser.add_argument("--requests", type=int, default=256, help="requests in all")
     parser.add_argument(
         "--base", default=Settings().base_model, help="folder, hub name, or phi3-mini"
     )
@@ -221,7 +215,6 @@ def _make_adapters(
     base: Any,
     count: int,
     prompt: SealedPrompt,
-    base_fingerprint: str,
     root: Path,
     folder: Path,
 ) -> list[AdapterVersion]:
@@ -242,7 +235,7 @@ def _make_adapters(
         model.save_pretrained(staged)
         model.unload()
         seal = Seal(
-            base_fingerprint=base_fingerprint,
+            base_fingerprint=fingerprint(folder),
             base_model=str(folder),
             prompt=prompt,
             stop_token_ids=[base.config.vocab_size - 1],
@@ -328,8 +321,9 @@ def _generate(
 
 
 @contextmanager
-def _engine(base: Path) -> Iterator[Engine]:
-    settings = Settings()
+def _engine(base: Path, concurrency: int) -> Iterator[Engine]:
+    settings = Settings(max_running=concurrency)
+    stay_single_threaded()  # all threads are the engine's, as in the service
     model = load_base_model(base, base_weights=settings.base_weights)
     engine = Engine(
         model, EngineLimits(**{f: getattr(settings, f) for f in EngineLimits.__slots__})
@@ -374,6 +368,7 @@ def _service(args: argparse.Namespace, base: Path, volume: Volume) -> Iterator[s
             "DRAGOMAN_DATA_DIR": str(volume.root),
             "DRAGOMAN_BASE_MODEL": "" if base == EMBEDDED else str(base),
             "DRAGOMAN_PORT": str(port),
+            "DRAGOMAN_MAX_RUNNING": str(args.concurrency),
             "DRAGOMAN_LOG_LEVEL": "WARNING",
         }
         process = subprocess.Popen([sys.executable, "-m", "app.main"], env=environment)
@@ -393,7 +388,9 @@ def _service(args: argparse.Namespace, base: Path, volume: Volume) -> Iterator[s
             process.wait()
 
 
-def _through_http(url: str, cases: list[Case], versions: list[AdapterVersion]) -> list[list[int]]:
+def _through_http(
+    url: str, cases: list[Case], versions: list[AdapterVersion], concurrency: int
+) -> list[list[int]]:
     async def ask(client: httpx.AsyncClient, case: Case) -> None:
         body = {
             "q": case.text,
@@ -407,7 +404,7 @@ def _through_http(url: str, cases: list[Case], versions: list[AdapterVersion]) -
             raise RuntimeError(f"asked for {case.num_new} tokens, got {made}")
 
     async def ask_all() -> None:
-        limits = httpx.Limits(max_connections=len(cases))
+        limits = httpx.Limits(max_connections=concurrency)
         async with httpx.AsyncClient(timeout=600, limits=limits) as client:
             await asyncio.gather(*(ask(client, case) for case in cases))
 
@@ -426,7 +423,7 @@ def _print_header(args: argparse.Namespace, model: Any) -> None:
         f"{transformers.__version__}, peft {peft.__version__}, bitsandbytes {bitsandbytes.__version__}\n"
         f"base: {args.base or 'embedded'} ({sum(p.numel() for p in model.parameters()) / 1e6:,.0f} M stored values), "
         f"{args.adapters} adapters of ranks {sorted({RANKS[i % len(RANKS)] for i in range(args.adapters)})}, "
-        f"{args.requests} requests at once",
+        f"{args.requests} requests, {args.concurrency} at once",
         flush=True,
     )
 

@@ -31,12 +31,15 @@ class Settings(BaseSettings):
         description="packed: multiply with 4-bit weights; unpacked: keep a copy of the same weights "
         "in compute_dtype, faster on a CPU; auto: unpacked on a CPU where memory allows",
     )
+    num_threads: int = Field(
+        0, ge=0, description="threads of the engine on a CPU; 0: one for each core"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="how much server and worker log"
     )
 
     # Serving
-    max_running: int = Field(64, ge=1, le=1024, description="sequences in one step")
+    max_running: int = Field(128, ge=1, le=1024, description="sequences in one step")
     max_waiting: int = Field(1024, ge=1, description="sequences in the queue before 503")
     max_prefill_tokens: int = Field(512, ge=16, description="prompt tokens in one step")
     kv_cache_tokens: int = Field(

@@ -1,10 +1,13 @@
 """One thread owns the model. Each turn it admits what fits, runs one step for all sequences, and delivers tokens."""
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+
+import torch
 
 from app.engine.adapters import ResidentAdapters
 from app.engine.model import BaseModel, Span, Step
@@ -27,6 +30,7 @@ class EngineLimits:
     lora_width: int
     max_adapters: int
     adapter_wait_s: float
+    num_threads: int  # of the engine on a CPU; 0: one for each core
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Engine:
     def __init__(self, model: BaseModel, limits: EngineLimits) -> None:
         self._model = model
         self._limits = limits
+        self._num_threads = limits.num_threads or len(os.sched_getaffinity(0))
         self._bank = model.create_bank(width=limits.lora_width, num_slots=limits.max_adapters)
         self._cache = model.create_cache(limits.kv_cache_tokens)
         self._probe_region = self._allocate_probe_region()
@@ -171,6 +176,8 @@ class Engine:
     # The engine's thread
 
     def _run(self) -> None:
+        # Only here does torch use several threads: see stay_single_threaded.
+        torch.set_num_threads(self._num_threads)
         while self._wait_for_work():
             try:
                 self._turn()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 from torch.nn import functional
@@ -335,14 +335,29 @@ def _should_unpack(model: nn.Module, device: torch.device) -> bool:
     return bool(unpacked_bytes < 0.25 * _free_bytes(device))
 
 
+class _UnpackedLinear(nn.Linear):
+    """A linear layer whose weights may be narrower than its activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
+
+
 def _unpack(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replaces 4-bit layers by plain ones that hold what bitsandbytes would multiply with, bit for bit."""
+    """Replaces 4-bit layers by plain ones that hold what bitsandbytes would multiply with.
+
+    In bfloat16 where the processor multiplies it, as bitsandbytes' own kernel does there; elsewhere in `dtype`.
+    """
+    if has_avx512bf16():
+        dtype = torch.bfloat16
     for name, packed in list(model.named_modules()):
         if isinstance(packed, Linear4bit):
             weight = dequantize_4bit(packed.weight.data, packed.weight.quant_state).to(dtype)
-            linear = nn.Linear(packed.in_features, packed.out_features, bias=False, device="meta")
+            linear = _UnpackedLinear(
+                packed.in_features, packed.out_features, bias=False, device="meta"
+            )
             linear.weight = nn.Parameter(weight, requires_grad=False)
-            linear.bias = packed.bias
+            if packed.bias is not None:
+                linear.bias = nn.Parameter(packed.bias.to(dtype), requires_grad=False)
             parent_name, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent_name), child, linear)
 

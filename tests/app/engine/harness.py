@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+import app.engine.model as model_module
 from app.engine.engine import Engine, EngineLimits
 from app.engine.model import BaseModel, load_base_model
 from app.engine.sequence import SamplingParams, Sequence, Update
@@ -26,6 +28,7 @@ LIMITS = EngineLimits(
     lora_width=64,
     max_adapters=16,
     adapter_wait_s=10,
+    num_threads=0,
 )
 
 
@@ -130,7 +133,9 @@ def start_engine(model: BaseModel, **limits: Any) -> Engine:
 
 def load_nf4(folder: Path, base_weights: str = "unpacked") -> BaseModel:
     """As the service loads it, in a form that rounds as the reference does."""
-    model = load_base_model(folder, device="cpu", base_weights=base_weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_module, "has_avx512bf16", lambda: False)
+        model = load_base_model(folder, device="cpu", base_weights=base_weights)
     for module in model._model.modules():
         without_avx512(module)
     return model

@@ -11,6 +11,7 @@ from app.engine.model import load_base_model
 from benchmarks.random_model import make_phi3_mini
 from core.base_model import EMBEDDED
 from core.errors import ServiceError
+from tests.app.engine.harness import load_nf4
 from tests.tiny_models import Architecture, make_tiny_model
 
 
@@ -35,12 +36,13 @@ def test_any_checkpoint_comes_up_in_nf4(
 def test_unpacked_weights_are_what_the_packed_ones_multiply_with(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path, quantized=True)
     packed = load_base_model(folder, device="cpu", base_weights="packed")
-    unpacked = load_base_model(folder, device="cpu", base_weights="unpacked")
+    unpacked = load_nf4(folder)
     name = "model.layers.1.mlp.down_proj"
     layer = packed._model.get_submodule(name)
     plain = unpacked._model.get_submodule(name)
     assert isinstance(layer, Linear4bit)
-    assert type(plain) is nn.Linear
+    assert isinstance(plain, nn.Linear)
+    assert not isinstance(plain, Linear4bit)
     layer.support_avx512bf16_for_cpu = False
     x = torch.randn(3, plain.in_features)
     torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=0)
