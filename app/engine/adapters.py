@@ -212,9 +212,8 @@ class ResidentAdapters:
         self._loader = ThreadPoolExecutor(
             1, thread_name_prefix="adapter-loader", initializer=stay_single_threaded
         )
-        self._loader.submit(
-            int
-        ).result()  # its thread begins now, before the engine's sets its own number
+        # Its thread begins now, before the engine's sets its own number.
+        self._loader.submit(int).result()
         self.num_loads = 0
         self.num_evictions = 0
 

@@ -57,7 +57,7 @@ class Engine:
     def __init__(self, model: BaseModel, limits: EngineLimits) -> None:
         self._model = model
         self._limits = limits
-        self._num_threads = limits.num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = limits.num_threads or _num_processors()
         self._bank = model.create_bank(width=limits.lora_width, num_slots=limits.max_adapters)
         self._cache = model.create_cache(limits.kv_cache_tokens)
         self._probe_region = self._allocate_probe_region()
@@ -181,9 +181,8 @@ class Engine:
         while self._wait_for_work():
             try:
                 self._turn()
-            except (
-                Exception
-            ) as error:  # the loop's edge: one step's failure must not end the service
+            except Exception as error:
+                # The loop's edge: one step's failure must not end the service.
                 logger.exception("a step failed")
                 self._fail_running(error)
         self._fail_all(UnavailableError("the server is shutting down", code="stopping"))
@@ -341,6 +340,13 @@ class Engine:
             last_rows=list(range(_PROBE_TOKENS)),
         )
         return bool(self._model.forward(step, self._cache, self._bank).isfinite().all())
+
+
+def _num_processors() -> int:
+    """Those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _build_step(work: list[Work]) -> Step:

@@ -5,13 +5,13 @@ Only attention needs to know where one sequence ends; it is registered below and
 """
 
 import logging
-import os
 from collections.abc import Sequence as Ids
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from bitsandbytes.nn import Linear4bit
@@ -365,7 +365,8 @@ def _unpack(model: nn.Module, dtype: torch.dtype) -> None:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # With what the page cache would give up: free pages alone are few on any machine that has run for a while.
+    return int(psutil.virtual_memory().available)
 
 
 def _choose_device(device: str) -> torch.device:
