@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from core.adapters import Seal
-from core.jobs import Job, JobError, JobStatus, LossCurve, Progress
+from core.jobs import Evaluation, Job, JobError, JobStatus, LossCurve, Progress
 from core.training_config import JobConfig
 
 
@@ -146,7 +146,7 @@ class JobOut(BaseModel):
     finished_at: datetime | None
     progress: Progress
     loss_curve: LossCurve
-    evaluation: dict[str, Any] | None
+    evaluation: Evaluation | None
     error: JobError | None
     warnings: list[str]
     config: JobConfig
@@ -154,4 +154,5 @@ class JobOut(BaseModel):
 
     @classmethod
     def of(cls, job: Job, curve: LossCurve) -> "JobOut":
-        return cls(loss_curve=curve, **dict(job))
+        shown = dict(job) | {"config": job.resolved or job.config}
+        return cls(loss_curve=curve, **shown)

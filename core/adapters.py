@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import InvalidError, NotFoundError
+from core.jobs import Evaluation
 from core.prompt import SealedPrompt
 from core.volume import Volume, flush_entries, flush_to_disk
 
@@ -62,7 +63,7 @@ class Seal(BaseModel):
     created_at: datetime
     config: dict[str, Any]
     metrics: dict[str, Any] = {}
-    evaluation: dict[str, Any] | None = None
+    evaluation: Evaluation | None = None
     content_sha256: str
 
 

@@ -20,13 +20,19 @@ ROWS_FILE = "rows.jsonl"
 RECORD_FILE = "dataset.json"
 
 
-class Row(BaseModel):
-    """One pair to learn from."""
+class Exchange(BaseModel):
+    """What is said, and what is to be answered."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str
     completion: str
+
+
+class Row(Exchange):
+    """One pair to learn from, or the first of a conversation whose other exchanges are in `further`."""
+
+    further: tuple[Exchange, ...] = ()
 
 
 class RowError(BaseModel):

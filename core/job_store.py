@@ -17,9 +17,10 @@ from pydantic import BaseModel
 from redis import Redis
 
 from core.errors import ConflictError, NotFoundError, UnavailableError
-from core.jobs import CLAIMED, ENDED, Job, JobError, JobStatus, Progress
+from core.jobs import CLAIMED, ENDED, Evaluation, Job, JobError, JobStatus, Progress
 from core.metrics import Metric
 from core.queue import TRAINING_QUEUE
+from core.training_config import JobConfig
 
 logger = logging.getLogger(__name__)
 
@@ -346,7 +347,6 @@ class JobStore:
         *,
         adapter_version: int | None = None,
         error: JobError | None = None,
-        evaluation: dict[str, Any] | None = None,
     ) -> bool:
         """Moves the job on; False if it is being cancelled meanwhile. Raises LeaseLostError."""
         expected = {
@@ -362,8 +362,6 @@ class JobStore:
             fields["adapter_version"] = str(adapter_version)
         if error is not None:
             fields["error"] = error.model_dump_json()
-        if evaluation is not None:
-            fields["evaluation"] = json.dumps(evaluation)
         return self._fenced_write(claim, fields, status=status, expected=expected)
 
     def report(
@@ -381,6 +379,21 @@ class JobStore:
         if metric is not None:
             event |= metric.model_dump(exclude_none=True)
         self._fenced_write(claim, fields, event_type="metrics", event=event)
+
+    def resolve(self, claim: Claim, resolved: JobConfig, warnings: list[str]) -> None:
+        """Notes what the device and the base model made of the job's config. Raises LeaseLostError."""
+        self._fenced_write(
+            claim, {"resolved": resolved.model_dump_json(), "warnings": json.dumps(warnings)}
+        )
+
+    def judge(self, claim: Claim, evaluation: Evaluation) -> None:
+        """Writes the judgement, and announces it. Raises LeaseLostError."""
+        self._fenced_write(
+            claim,
+            {"evaluation": evaluation.model_dump_json()},
+            event_type="evaluation",
+            event=evaluation.model_dump(mode="json"),
+        )
 
     def _fenced_write(
         self,
@@ -436,7 +449,7 @@ def _now() -> str:
 
 def _parse(fields: dict[str, str]) -> Job:
     values: dict[str, Any] = json.loads(fields["record"])
-    for name in ("progress", "error", "evaluation", "warnings"):
+    for name in ("progress", "error", "evaluation", "warnings", "resolved"):
         if name in fields:
             values[name] = json.loads(fields[name])
     for name in ("status", "created_at", "started_at", "finished_at", "adapter_version", "attempt"):

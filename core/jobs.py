@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,20 +38,29 @@ class Progress(BaseModel):
     percent: float = 0.0
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
+    memory_mb: float | None = None
 
 
 class TrainPoint(BaseModel):
-    """One logged optimiser step. `loss` is the mean over the steps since the last point."""
+    """One logged optimiser step. `loss` is the mean over the steps since the last point.
+
+    `memory_mb`: the peak of GPU memory since the run began, or the process's resident set on a CPU; MiB.
+    """
 
     step: int
     epoch: float
     loss: float
     learning_rate: float | None = None
     grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    memory_mb: float | None = None
 
 
 class EvalPoint(BaseModel):
+    """The mean loss over the held-out rows' answers."""
+
     step: int
+    epoch: float | None = None
     loss: float
 
 
@@ -60,13 +69,54 @@ class LossCurve(BaseModel):
     eval: list[EvalPoint] = []
 
 
+class Scores(BaseModel):
+    """sacreBLEU's corpus scores, 0 to 100."""
+
+    bleu: float
+    chrf: float
+
+
+class Sample(BaseModel):
+    """One held-out row as each translator answers it."""
+
+    source: str
+    reference: str
+    base: str
+    current: str | None = None
+    candidate: str
+
+
+class Evaluation(BaseModel):
+    """The judgement on a job's version, on rows that it was not trained on.
+
+    `gain` is in points of `metric` over `against` ("base" or a version); `p_value` that of sacreBLEU's paired
+    bootstrap for that difference. `reason` says why the version was made current, or why not.
+    """
+
+    metric: Literal["bleu", "chrf"]
+    rows: int
+    against: str
+    base: Scores
+    current: Scores | None
+    candidate: Scores
+    gain: float
+    p_value: float | None
+    promoted: bool
+    reason: str
+    signatures: dict[str, str] = {}
+    samples: list[Sample] = []
+
+
 class JobError(BaseModel):
     code: str
     message: str
 
 
 class Job(BaseModel):
-    """The record in Redis. The loss curve is not in it: the volume has it (see core.metrics)."""
+    """The record in Redis. The loss curve is not in it: the volume has it (see core.metrics).
+
+    `config` is what was asked for; `resolved` is what the worker's device and base model made of it.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -75,12 +125,13 @@ class Job(BaseModel):
     adapter_version: int | None = None
     dataset_id: str
     config: JobConfig
+    resolved: JobConfig | None = None
     status: JobStatus = JobStatus.QUEUED
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress = Progress()
-    evaluation: dict[str, Any] | None = None
+    evaluation: Evaluation | None = None
     error: JobError | None = None
     warnings: list[str] = []
     attempt: int = 0

@@ -53,8 +53,11 @@ def run_job(
     settings: Settings, volume: Volume, store: JobStore, claim: Claim, lease: LeaseKeeper
 ) -> AdapterVersion:
     """Trains, publishes and promotes. Raises what `lease.check` raises, and ServiceError."""
-    job = claim.job
     base_folder = locate_base_model(settings.base_model)
+    hidden_size = int(json.loads((base_folder / "config.json").read_text())["hidden_size"])
+    dataset = DatasetStore(volume).get(claim.job.dataset_id)
+    claim.job.config = claim.job.config.settled(num_rows=dataset.rows, hidden_size=hidden_size)
+    job = claim.job
     publisher = Publisher(volume, settings.base_model, base_folder)
     version = publisher.find(job)
     if version is not None:

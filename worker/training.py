@@ -27,8 +27,9 @@ from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig, SFTTrainer
 
 from core.base_model import NF4_CONFIG
-from core.errors import InvalidError, ServiceError
+from core.errors import ServiceError
 from core.settings import Settings
+from core.target_modules import match_target_modules
 from core.training_config import JobConfig, LoraSection
 from worker.callbacks import diverged
 from worker.dataset import TrainingData
@@ -217,14 +218,7 @@ def _target_modules(model: PreTrainedModel, asked: str | list[str]) -> list[str]
         matched = [n for n, _ in model.named_modules() if n.rsplit(".", 1)[-1] in endings]
         return endings if set(matched) == set(names) else names
     # PEFT takes a list in which only some names exist, and trains those; a typing error would pass unseen.
-    for target in asked:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise InvalidError(
-                f"target_modules has {target!r}, which is no linear layer of this base model; "
-                f"there are: {', '.join(endings)}, or the word 'all-linear'",
-                code="target_modules_invalid",
-            )
-    return asked
+    return match_target_modules(asked, names)[0]
 
 
 def _lora_config(lora: LoraSection, target_modules: list[str]) -> LoraConfig:
@@ -243,6 +237,16 @@ def _training_arguments(config: JobConfig, precision: Precision, output_dir: Pat
     is_cuda = precision.device.type == "cuda"
     # The names of TrainingSection are SFTConfig's own, so every key that a job may name takes effect.
     asked: dict[str, Any] = config.training.model_dump()
+    for name in (
+        "bf16",
+        "fp16",
+        "early_stopping_patience",
+        "dataset_num_proc",
+        "eval_steps",
+        "save_steps",
+        "report_to",
+    ):
+        asked.pop(name)
     asked["activation_checkpointing"] = asked.pop("gradient_checkpointing")  # its name from now on
     if config.training.lr_scheduler_type == "polynomial":
         asked["lr_scheduler_kwargs"] = {"lr_end": 0.0}  # the default end is above a tiny start

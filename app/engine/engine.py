@@ -106,6 +106,11 @@ class Engine:
         return sorted({name.rpartition(".")[2] for name in self._bank.sites})
 
     @property
+    def hidden_size(self) -> int:
+        """The base model's width, in features."""
+        return self._model.hidden_size
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens of prompt plus output that one sequence may come to."""
         return min(self._model.max_context, self._cache.regions.capacity - _PROBE_TOKENS)

@@ -164,6 +164,11 @@ class BaseModel:
         self._config = model.config.get_text_config()
 
     @property
+    def hidden_size(self) -> int:
+        """The model's width, in features."""
+        return int(self._config.hidden_size)
+
+    @property
     def max_context(self) -> int:
         """Most tokens of prompt plus output.
 

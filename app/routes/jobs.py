@@ -33,6 +33,7 @@ from core.errors import InvalidError, NotFoundError
 from core.job_store import events_key
 from core.jobs import ENDED, Job, JobStatus
 from core.metrics import read_curve
+from core.target_modules import match_target_modules
 from core.training_config import JobConfig
 from core.volume import Volume
 
@@ -243,11 +244,12 @@ def _submit(services: Services, wanted: JobRequest, idempotency_key: str) -> Job
     """Record first, then the message: a job can be late, but not lost."""
     _check(services, wanted.adapter, wanted.config)
     dataset = services.datasets.get(wanted.dataset_id)
+    hidden_size = services.require_serving().engine.hidden_size
     job = Job(
         id=f"job-{secrets.token_hex(8)}",
         adapter=wanted.adapter,
         dataset_id=dataset.id,
-        config=wanted.config,
+        config=wanted.config.settled(num_rows=dataset.rows, hidden_size=hidden_size),
         created_at=datetime.now(UTC),
     )
     made = services.jobs.create(
@@ -263,20 +265,16 @@ def _check(services: Services, adapter: str, config: JobConfig) -> None:
     check_adapter_name(adapter)
     engine = services.require_serving().engine
     targets = config.lora.target_modules
-    unknown = [] if isinstance(targets, str) else sorted({*targets} - {*engine.target_modules})
-    if unknown:
-        raise InvalidError(
-            f"target_modules {', '.join(map(repr, unknown))} are not linear layers of this base model; "
-            f"it has {', '.join(engine.target_modules)}, or 'all-linear'",
-            code="target_modules_invalid",
-        )
+    if not isinstance(targets, str):
+        match_target_modules(targets, engine.target_modules)
     if config.lora.r > services.settings.lora_width:
         raise InvalidError(
             f"lora.r is {config.lora.r}; this server serves ranks up to {services.settings.lora_width} "
             "(DRAGOMAN_LORA_WIDTH)",
             code="rank_too_large",
         )
-    if config.training.max_length > engine.max_tokens:
+    # A preset's length is for another base; the worker takes what this one can, and says so.
+    if config.preset is None and config.training.max_length > engine.max_tokens:
         raise InvalidError(
             f"training.max_length is {config.training.max_length}; this base model's context takes "
             f"{engine.max_tokens}",
