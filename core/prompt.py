@@ -1,7 +1,7 @@
 """The one place that turns a source text into a prompt, for training and for serving alike."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -59,6 +59,14 @@ class SealedPrompt(Prompt):
     chat_template: str
 
 
+class Segment(NamedTuple):
+    """A stretch of a rendered conversation: either what the model is given, or what it is to answer."""
+
+    text: str
+    ids: list[int]
+    is_answer: bool
+
+
 class PromptRenderer:
     """Renders one sealed prompt with one tokenizer."""
 
@@ -75,19 +83,29 @@ class PromptRenderer:
         return self._tokenizer.encode(self.prompt_text(text), add_special_tokens=False)
 
     def completion_ids(self, text: str, completion: str) -> list[int]:
-        """Target text -> token ids, [completion_tokens], ending in the template's own end of turn.
+        """Target text -> token ids, [completion_tokens], ending in the template's own end of turn."""
+        return self.segments([(text, completion)])[1].ids
 
-        Taken from the encoding of the whole conversation where that begins with the prompt's ids; where a token
-        would straddle the border, encoded apart, since serving generates from exactly those ids.
+    def segments(self, exchanges: Sequence[tuple[str, str]]) -> list[Segment]:
+        """(source text, target text) pairs of one conversation -> question, answer, question, answer, ...
+
+        Their texts and ids joined are the conversation as it is trained on; an answer ends with its end of turn.
+        Ids are taken from the encoding of the whole where that begins with what was encoded before; where a token
+        would straddle the border, a segment is encoded apart, since serving generates from exactly the ids before it.
         """
-        prompt_ids = self.prompt_ids(text)
-        answer = self._completion_text(text, completion)
-        whole_ids = self._tokenizer.encode(
-            self.prompt_text(text) + answer, add_special_tokens=False
-        )
-        if whole_ids[: len(prompt_ids)] == prompt_ids:
-            return whole_ids[len(prompt_ids) :]
-        return self._tokenizer.encode(answer, add_special_tokens=False)
+        segments: list[Segment] = []
+        seen_ids: list[int] = []
+        texts = self._segment_texts(exchanges)
+        for i, text in enumerate(texts):
+            so_far = "".join(texts[: i + 1])
+            whole_ids = self._tokenizer.encode(so_far, add_special_tokens=False)
+            if whole_ids[: len(seen_ids)] == seen_ids:
+                ids = whole_ids[len(seen_ids) :]
+            else:
+                ids = self._tokenizer.encode(text, add_special_tokens=False)
+            segments.append(Segment(text, ids, is_answer=i % 2 == 1))
+            seen_ids = seen_ids + ids
+        return segments
 
     def stop_token_ids(self, eos_token_ids: Sequence[int]) -> list[int]:
         """The model's end tokens and the token with which the template ends an assistant's turn."""
@@ -104,16 +122,44 @@ class PromptRenderer:
         return sorted(stops)
 
     def _completion_text(self, text: str, completion: str) -> str:
-        turns = self._prompt.messages(text)
-        before = self._render(turns, add_generation_prompt=True)
-        whole = self._render([*turns, {"role": "assistant", "content": completion}])
-        if not whole.startswith(before):
-            raise InvalidError(
-                "this model's chat template renders a conversation differently once it is "
-                "answered; its prompt cannot be the same in training and in serving",
-                code="chat_template_unusable",
-            )
-        return whole[len(before) :]
+        return self._segment_texts([(text, completion)])[1]
+
+    def _segment_texts(self, exchanges: Sequence[tuple[str, str]]) -> list[str]:
+        turns: list[dict[str, str]] = []
+        texts: list[str] = []
+        rendered = ""  # what `texts` come to, joined
+        answered = ""  # all turns so far, as they look where the conversation ends
+        for text, completion in exchanges:
+            # The system turn belongs to the first question alone.
+            turns += self._prompt.messages(text) if not turns else self._prompt.messages(text)[-1:]
+            asked = self._render(turns, add_generation_prompt=True)
+            if answered:
+                # Before another question an answer may end otherwise: some templates close a conversation with eos.
+                end = self._common_length(answered, asked)
+                texts[-1] = asked[len(rendered) : end]
+                rendered = asked[:end]
+            turns.append({"role": "assistant", "content": completion})
+            answered = self._render(turns)
+            if not asked.startswith(rendered) or not answered.startswith(asked):
+                raise InvalidError(
+                    "this model's chat template renders a conversation differently once it is "
+                    "answered; its prompt cannot be the same in training and in serving",
+                    code="chat_template_unusable",
+                )
+            texts += [asked[len(rendered) :], answered[len(asked) :]]
+            rendered = asked
+        return texts
+
+    def _common_length(self, left: str, right: str) -> int:
+        """Of the longest beginning that both have, special tokens uncut."""
+        pairs = enumerate(zip(left, right, strict=False))
+        length = next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
+        for token in map(str, self._tokenizer.added_tokens_decoder.values()):
+            for start in range(max(0, length - len(token) + 1), length):
+                if left.startswith(token, start) or right.startswith(token, start):
+                    length = start
+                    break
+        return length
 
     def _render(self, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
         rendered = self._tokenizer.apply_chat_template(

@@ -118,3 +118,32 @@ def test_template_must_hold_the_text() -> None:
         Prompt(template="translate")
     assert Prompt(template="{text} = {text}").messages("a")[0]["content"] == "a = a"
     assert Prompt(template="{x} {text}").messages("{y}")[0]["content"] == "{x} {y}"
+
+
+TURNS = [("Hi there.", "Yo."), ("The sky is dark.", "Dark, it is."), ("x", "y")]
+
+
+def test_conversation_is_cut_into_questions_and_answers(tokenizer: PreTrainedTokenizerBase) -> None:
+    training = renderer(tokenizer, system="Be terse.", template="T: {text}")
+    segments = training.segments(TURNS)
+    assert [s.is_answer for s in segments] == [False, True] * 3
+    assert segments[0].ids == training.prompt_ids("Hi there.")
+    whole = "".join(s.text for s in segments)
+    assert whole.count("Be terse.") == 1
+    assert sum((s.ids for s in segments), []) == tokenizer.encode(whole, add_special_tokens=False)
+    for (question, answer), asked, answered in zip(
+        TURNS, segments[::2], segments[1::2], strict=True
+    ):
+        assert f"T: {question}" in asked.text
+        assert answered.text.startswith(answer)
+        assert tokenizer.decode(answered.ids) == answered.text
+
+
+def test_every_answer_ends_with_the_end_of_its_turn(
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+) -> None:
+    """Phi-3's template writes <|endoftext|> after the last answer only; it must not be split off from the others."""
+    phi3 = [s.text for s in renderer(tokenizers["phi3"]).segments(TURNS) if s.is_answer]
+    assert phi3 == ["Yo.<|end|>\n", "Dark, it is.<|end|>\n", "y<|end|>\n<|endoftext|>"]
+    llama = [s.text for s in renderer(tokenizers["llama"]).segments(TURNS) if s.is_answer]
+    assert llama == ["Yo.<|eot_id|>", "Dark, it is.<|eot_id|>", "y<|eot_id|>"]
