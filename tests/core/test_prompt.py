@@ -130,7 +130,7 @@ def test_conversation_is_cut_into_questions_and_answers(tokenizer: PreTrainedTok
     assert segments[0].ids == training.prompt_ids("Hi there.")
     whole = "".join(s.text for s in segments)
     assert whole.count("Be terse.") == 1
-    assert sum((s.ids for s in segments), []) == tokenizer.encode(whole, add_special_tokens=False)
+    assert [i for s in segments for i in s.ids] == tokenizer.encode(whole, add_special_tokens=False)
     for (question, answer), asked, answered in zip(
         TURNS, segments[::2], segments[1::2], strict=True
     ):
