@@ -1,7 +1,8 @@
 """Adapters on the volume: names, immutable versions with their seals, and which version is current.
 
-The folder is the registry: `adapters/{name}/versions/{n}/` appears by one rename and never changes after;
-`adapters/{name}/current.json` names the current version and is replaced in one step.
+The folder is the registry: `adapters/{name}/versions/{n}/` appears by one rename, never changes after, and goes by one
+rename; `adapters/{name}/current.json` names the current version and is replaced in one step, as is `traffic.json`, a
+canary's weights. `adapters/{name}/deleted/{n}` keeps the number of a deleted version from being given out again.
 """
 
 import errno
@@ -10,6 +11,8 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +20,10 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.errors import InvalidError, NotFoundError
+from core.errors import ConflictError, InvalidError, NotFoundError
 from core.jobs import Evaluation
 from core.prompt import SealedPrompt
+from core.traffic import Traffic, check_weights
 from core.volume import Volume, flush_entries, flush_to_disk
 
 logger = logging.getLogger(__name__)
@@ -28,6 +32,7 @@ SEAL_FILE = "dragoman.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 _CURRENT_FILE = "current.json"
+_TRAFFIC_FILE = "traffic.json"
 BASE = "base"  # the name under which the untouched base model is asked for
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -83,9 +88,12 @@ class AdapterVersion(BaseModel):
 
 
 class Adapter(BaseModel):
+    """`traffic`: version -> share of the requests that name no version; empty: the current one answers them all."""
+
     name: str
     versions: list[int]
     current: int | None
+    traffic: dict[int, float] = {}
 
 
 def check_adapter_name(name: str) -> str:
@@ -131,7 +139,7 @@ class AdapterRegistry:
         return adapter
 
     def resolve(self, ref: str) -> AdapterVersion:
-        """`yoda` -> its current version, `yoda@2` -> that one.
+        """`yoda` -> its current version, or one by chance where a canary runs; `yoda@2` -> that one.
 
         Raises NotFoundError `adapter_not_found` with the list of what exists.
         """
@@ -140,6 +148,10 @@ class AdapterRegistry:
             self._raise_not_found(ref)
         if not at:
             current = self._current(name)
+            traffic = self._traffic(name, current)
+            if traffic is not None:
+                with suppress(NotFoundError):  # deleted meanwhile
+                    return self.version(name, traffic.draw())
             if current is None:
                 self._raise_not_found(ref)
             return self.version(name, current)
@@ -149,7 +161,7 @@ class AdapterRegistry:
 
     def version(self, name: str, number: int) -> AdapterVersion:
         """Raises NotFoundError `adapter_not_found`, or InvalidError `adapter_broken` for an unreadable seal."""
-        if not _NUMBER.fullmatch(str(number)):
+        if not _NAME.fullmatch(name) or not _NUMBER.fullmatch(str(number)):
             self._raise_not_found(f"{name}@{number}")
         folder = self._folder(name) / "versions" / str(number)
         try:
@@ -168,23 +180,78 @@ class AdapterRegistry:
         versions = self._folder(name) / "versions"
         versions.mkdir(parents=True, exist_ok=True)
         flush_to_disk(staged)
-        number = max(self._read(name).versions, default=0) + 1
+        number = 0
         while True:
+            number = max(number, self._last_number(name)) + 1
             try:
-                staged.rename(versions / str(number))
-                break
+                staged = staged.rename(versions / str(number))
             except OSError as error:  # another publisher was faster: take the next number
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                number += 1
+                continue
+            # Else others published and deleted that number meanwhile.
+            if not self._tombstone(name, number).exists():
+                break
         flush_entries(versions)
         flush_entries(versions.parent)
         return self.version(name, number)
 
-    def promote(self, name: str, number: int) -> None:
-        """Makes version `number` current, in one step."""
-        self.version(name, number)
-        self._volume.write_json(self._folder(name) / _CURRENT_FILE, {"version": number})
+    def promote(self, name: str, number: int | None) -> None:
+        """Makes version `number` current (None: no version is), in one step, and ends a canary.
+
+        Raises what `version` raises.
+        """
+        self.get(name) if number is None else self.version(name, number)
+        previous = self._current(name)
+        self._set_current(name, number)
+        if number is not None:
+            try:
+                self.version(name, number)  # now that it is current, it cannot be deleted any more
+            except NotFoundError:
+                self._set_current(name, previous)
+                raise
+        (self._folder(name) / _TRAFFIC_FILE).unlink(missing_ok=True)
+
+    def set_traffic(self, name: str, weights: Mapping[int, float]) -> None:
+        """Divides the requests that name no version by `weights`, until a version is made current.
+
+        Empty weights end that. Raises what `version` raises, and InvalidError `traffic_invalid`.
+        """
+        self.get(name)
+        path = self._folder(name) / _TRAFFIC_FILE
+        if not weights:
+            path.unlink(missing_ok=True)
+            return
+        for number in weights:
+            self.version(name, number)
+        traffic = Traffic(beside=self._current(name), weights=check_weights(weights))
+        self._volume.write_json(path, traffic.model_dump(mode="json"))
+
+    def delete(self, name: str, number: int) -> None:
+        """Removes a version. Requests that it is answering finish; its number is not given out again.
+
+        Raises NotFoundError, or ConflictError `version_in_use` while it is current or has a share of the traffic.
+        """
+        adapter = self.get(name)
+        if number not in adapter.versions:
+            self._raise_not_found(f"{name}@{number}")
+        self._refuse_in_use(name, number)
+        tombstone = self._tombstone(name, number)
+        tombstone.parent.mkdir(exist_ok=True)
+        tombstone.touch()
+        flush_entries(tombstone.parent)
+        folder = self._folder(name) / "versions" / str(number)
+        with self._volume.staged_folder() as staged:
+            try:
+                folder.rename(staged / "version")
+            except FileNotFoundError:  # another request was faster
+                self._raise_not_found(f"{name}@{number}")
+            try:
+                self._refuse_in_use(name, number)  # made current meanwhile
+            except ConflictError:
+                (staged / "version").rename(folder)
+                raise
+        flush_entries(folder.parent)
 
     def seed(self, box: Path) -> list[str]:
         """Copies adapters that come with the product, as `box/{name}/`, unless the volume has that name already.
@@ -217,7 +284,53 @@ class AdapterRegistry:
         names = [p.name for p in versions.iterdir()] if versions.is_dir() else []
         numbers = sorted(int(n) for n in names if _NUMBER.fullmatch(n))
         current = self._current(name)
-        return Adapter(name=name, versions=numbers, current=current if current in numbers else None)
+        traffic = self._traffic(name, current)
+        return Adapter(
+            name=name,
+            versions=numbers,
+            current=current if current in numbers else None,
+            traffic=traffic.weights if traffic else {},
+        )
+
+    def _last_number(self, name: str) -> int:
+        """The highest that was ever given out."""
+        # In this order: a version that goes in between has left its tombstone before.
+        present = self._read(name).versions
+        deleted = self._tombstone(name, 0).parent
+        names = [p.name for p in deleted.iterdir()] if deleted.is_dir() else []
+        gone = (int(n) for n in names if _NUMBER.fullmatch(n))
+        return max([*present, *gone], default=0)
+
+    def _tombstone(self, name: str, number: int) -> Path:
+        return self._folder(name) / "deleted" / str(number)
+
+    def _refuse_in_use(self, name: str, number: int) -> None:
+        current = self._current(name)
+        traffic = self._traffic(name, current)
+        if number == current or (traffic and number in traffic.weights):
+            raise ConflictError(
+                f"{name}@{number} {'is current' if number == current else 'has traffic'}; "
+                "make another version current first",
+                code="version_in_use",
+            )
+
+    def _set_current(self, name: str, number: int | None) -> None:
+        path = self._folder(name) / _CURRENT_FILE
+        if number is None:
+            path.unlink(missing_ok=True)
+        else:
+            self._volume.write_json(path, {"version": number})
+
+    def _traffic(self, name: str, current: int | None) -> Traffic | None:
+        path = self._folder(name) / _TRAFFIC_FILE
+        try:
+            traffic = Traffic.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValidationError as error:
+            logger.warning("%s is unreadable, so no canary runs: %s", path, error)
+            return None
+        return traffic if traffic.weights and traffic.beside == current else None
 
     def _current(self, name: str) -> int | None:
         path = self._folder(name) / _CURRENT_FILE

@@ -17,7 +17,7 @@ from core.adapters import (
     check_adapter_name,
     content_sha256,
 )
-from core.errors import InvalidError, NotFoundError
+from core.errors import ConflictError, InvalidError, NotFoundError, ServiceError
 from core.prompt import SealedPrompt
 from core.volume import Volume
 
@@ -215,3 +215,132 @@ def test_seed(registry: AdapterRegistry, volume: Volume, tmp_path: Path) -> None
     assert registry.resolve("yoda@1").seal.job_id == "mine"
     assert registry.seed(tmp_path / "box") == []
     assert (tmp_path / "box" / "wenyan" / SEAL_FILE).is_file()
+
+
+def test_a_deleted_number_is_not_given_out_again(registry: AdapterRegistry, volume: Volume) -> None:
+    for job in ("one", "two", "three"):
+        publish(registry, volume, "yoda", job)
+    registry.promote("yoda", 1)
+    registry.delete("yoda", 3)
+    registry.delete("yoda", 2)
+    assert registry.get("yoda").versions == [1]
+    assert publish(registry, volume, "yoda").version == 4
+    for number in (3, 0, 5):
+        with pytest.raises(NotFoundError):
+            registry.delete("yoda", number)
+    with pytest.raises(NotFoundError):
+        registry.delete("../yoda", 1)
+    assert list((volume.root / "staging").iterdir()) == []
+
+
+def test_what_is_in_use_is_not_deleted(registry: AdapterRegistry, volume: Volume) -> None:
+    for _ in range(3):
+        publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    registry.set_traffic("yoda", {1: 0.5, 2: 0.5})
+    for number in (1, 2):
+        with pytest.raises(ConflictError, match=f"yoda@{number}") as caught:
+            registry.delete("yoda", number)
+        assert caught.value.code == "version_in_use"
+    registry.set_traffic("yoda", {})
+    registry.delete("yoda", 2)
+    registry.promote("yoda", None)
+    with pytest.raises(NotFoundError):
+        registry.resolve("yoda")
+    registry.delete("yoda", 1)
+    registry.delete("yoda", 3)
+    with pytest.raises(NotFoundError):
+        registry.get("yoda")
+    assert publish(registry, volume, "yoda").version == 4
+
+
+def test_a_broken_version_can_be_deleted(registry: AdapterRegistry, volume: Volume) -> None:
+    (publish(registry, volume, "yoda").path / SEAL_FILE).write_text("{")
+    registry.delete("yoda", 1)
+    assert registry.all() == []
+
+
+def test_a_canary(registry: AdapterRegistry, volume: Volume) -> None:
+    for _ in range(3):
+        publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    registry.set_traffic("yoda", {1: 0.8, 2: 0.2, 3: 0.0})
+    assert registry.get("yoda").traffic == {1: 0.8, 2: 0.2}
+    drawn = [registry.resolve("yoda").version for _ in range(500)]
+    assert 50 < drawn.count(2) < 150
+    assert drawn.count(1) + drawn.count(2) == 500
+    assert registry.resolve("yoda@3").version == 3
+    registry.promote("yoda", 1)
+    assert registry.get("yoda").traffic == {}
+    assert {registry.resolve("yoda").version for _ in range(50)} == {1}
+
+
+def test_a_canary_ends_in_the_step_that_changes_the_current_version(
+    registry: AdapterRegistry, volume: Volume
+) -> None:
+    for _ in range(2):
+        publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    registry.set_traffic("yoda", {1: 0.5, 2: 0.5})
+    kept = (volume.adapters / "yoda" / "traffic.json").read_bytes()
+    registry.promote("yoda", 2)
+    # As if the process had died before it could remove the weights.
+    (volume.adapters / "yoda" / "traffic.json").write_bytes(kept)
+    assert registry.get("yoda").traffic == {}
+    assert {registry.resolve("yoda").version for _ in range(50)} == {2}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{1: 0.5}, {1: 0.5, 2: 0.6}, {1: 1.5, 2: -0.5}, {1: float("nan")}, {1: float("inf")}, {1: 0.0}],
+)
+def test_weights_that_do_not_come_to_one(
+    registry: AdapterRegistry, volume: Volume, weights: dict[int, float]
+) -> None:
+    for _ in range(2):
+        publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    with pytest.raises(InvalidError) as caught:
+        registry.set_traffic("yoda", weights)
+    assert caught.value.code == "traffic_invalid"
+    with pytest.raises(NotFoundError):
+        registry.set_traffic("yoda", {1: 0.5, 9: 0.5})
+    assert registry.get("yoda").traffic == {}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"weights": {"x": 1}}', '{"weights": {}}', "null"])
+def test_unreadable_weights_are_none(
+    registry: AdapterRegistry, volume: Volume, content: str
+) -> None:
+    publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    (volume.adapters / "yoda" / "traffic.json").write_text(content)
+    assert registry.resolve("yoda").version == 1
+
+
+def test_promoting_and_deleting_at_once_never_leaves_a_missing_version_current(
+    registry: AdapterRegistry, volume: Volume
+) -> None:
+    publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    for _ in range(20):
+        number = publish(registry, volume, "yoda").version
+        outcomes: list[str] = []
+
+        def attempt(action: str, number: int = number, outcomes: list[str] = outcomes) -> None:
+            try:
+                getattr(registry, action)("yoda", number)
+                outcomes.append(action)
+            except ServiceError:
+                pass
+
+        threads = [threading.Thread(target=attempt, args=(a,)) for a in ("promote", "delete")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        current = registry.get("yoda").current
+        assert current is not None
+        assert registry.resolve("yoda").version == current
+        assert ("delete" in outcomes) == (number not in registry.get("yoda").versions)
+        registry.promote("yoda", 1)
