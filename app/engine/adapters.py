@@ -237,6 +237,10 @@ class ResidentAdapters:
     def unpin(self, version: AdapterVersion) -> None:
         self._residents[_key(version)].pins -= 1
 
+    def check(self, folder: Path) -> None:
+        """Raises InvalidError `adapter_unusable` where `folder` could not be made resident. Any thread."""
+        self._loader.submit(read_lora, folder, self._bank).result()
+
     def close(self) -> None:
         self._loader.shutdown(wait=False, cancel_futures=True)
 

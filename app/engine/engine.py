@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -118,6 +119,18 @@ class Engine:
     @property
     def resident_adapters(self) -> list[str]:
         return self._adapters.refs
+
+    @property
+    def adapter_sites(self) -> dict[str, tuple[int, int]]:
+        """Name of each linear layer that an adapter may target -> (in features, out features)."""
+        return {
+            name: (site.base.in_features, site.base.out_features)
+            for name, site in self._bank.sites.items()
+        }
+
+    def check_adapter(self, folder: Path) -> None:
+        """Raises InvalidError `adapter_unusable` where the PEFT folder could not be served. Any thread."""
+        self._adapters.check(folder)
 
     def stats(self) -> EngineStats:
         stats = self._stats
