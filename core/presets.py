@@ -8,7 +8,11 @@ PresetName = Literal["yoda-phi3", "wenyan-llama", "fast", "quality"]
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The QLoRA recipe for microsoft/Phi-3-mini-4k-instruct on dvgodoy/yoda_sentences.
     "yoda-phi3": {
-        "quantization": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+        "quantization": {
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "prepare_model_for_kbit_training": True,
+        },
         "lora": {
             "r": 8,
             "lora_alpha": 16,

@@ -1,19 +1,27 @@
 """Rows of a dataset -> the tokenised dataset that SFTTrainer takes, through the same rendering as serving."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
-import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value, concatenate_datasets, disable_progress_bars
 
 from core.datasets import Row
 from core.errors import InvalidError
 from core.prompt import PromptRenderer
+from core.training_config import TrainingSection
+
+IGNORED = -100  # the label of a token that is read and not learnt
+_CHUNK = 5000  # rows that lie in memory as text at once
+_FEATURES = Features(
+    {"input_ids": List(Value("int32")), "labels": List(Value("int32")), "length": Value("int32")}
+)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """`dataset` has the columns input_ids and completion_mask, [tokens] each; 1 marks what is to be learnt."""
+    """`dataset` has input_ids and labels, [tokens] each, and their length; a label of -100 is not learnt."""
 
     dataset: Dataset
     num_rows: int
@@ -21,37 +29,82 @@ class TrainingData:
 
 
 def build_training_data(
-    rows: Iterable[Row], renderer: PromptRenderer, max_length: int
+    rows: Iterable[Row], renderer: PromptRenderer, training: TrainingSection
 ) -> TrainingData:
-    """Tokenises `rows`; those of more than `max_length` tokens are left out and counted.
+    """Tokenises `rows`, in `dataset_num_proc` processes; those of more than `max_length` tokens are left out and counted.
 
-    Nothing is truncated: a model that learns from half an answer learns to stop in the middle.
+    Nothing is truncated: a model that learns from half an answer learns to stop in the middle. Only a packing strategy
+    that cuts rows anyhow ("wrapped", "bfd_split") is given them all.
 
-    Raises InvalidError `dataset_too_long` if no row is left.
+    Raises InvalidError `dataset_too_long` or `dataset_empty` if no row is left.
     """
-    # Not lists: millions of rows as Python integers would fill the memory.
-    input_ids: list[np.typing.NDArray[np.integer]] = []
-    completion_masks: list[np.typing.NDArray[np.integer]] = []
-    num_too_long = 0
-    shortest: int | None = None
-    for row in rows:
-        prompt_ids = renderer.prompt_ids(row.prompt)
-        completion_ids = renderer.completion_ids(row.prompt, row.completion)
-        length = len(prompt_ids) + len(completion_ids)
-        shortest = length if shortest is None else min(shortest, length)
-        if length > max_length:
-            num_too_long += 1
-            continue
-        input_ids.append(np.array(prompt_ids + completion_ids, dtype=np.int32))
-        mask = np.array([0] * len(prompt_ids) + [1] * len(completion_ids), dtype=np.int8)
-        completion_masks.append(mask)
-    if not input_ids:
-        raise InvalidError(
-            f"each of the {num_too_long} rows is longer than max_length={max_length} tokens, the "
-            f"chat template included; the shortest has {shortest or 0}: raise config.training.max_length"
-            if num_too_long
-            else "the dataset has no rows",
-            code="dataset_too_long" if num_too_long else "dataset_empty",
+    disable_progress_bars()
+    tokenise = partial(_tokenise, renderer=renderer, training=training)
+    parts = []
+    for number, chunk in enumerate(_chunks(rows)):
+        part = Dataset.from_dict({"row": chunk}).map(
+            tokenise,
+            batched=True,
+            num_proc=training.dataset_num_proc if training.dataset_num_proc > 1 else None,
+            remove_columns=["row"],
+            features=_FEATURES,
+            keep_in_memory=True,  # nothing is to be left behind in a cache on the disk
+            new_fingerprint=f"chunk-{number}",
         )
-    dataset = Dataset.from_dict({"input_ids": input_ids, "completion_mask": completion_masks})
-    return TrainingData(dataset, len(input_ids), num_too_long)
+        parts.append(part)
+    if not parts:
+        raise InvalidError("the dataset has no rows", code="dataset_empty")
+    dataset = concatenate_datasets(parts)
+    if not _is_cut(training):
+        lengths = dataset.with_format("numpy")["length"][:]
+        fitting = (lengths <= training.max_length).nonzero()[0]
+        if not len(fitting):
+            raise InvalidError(
+                f"each of the {len(lengths)} rows is longer than max_length={training.max_length} "
+                f"tokens, the chat template included; the shortest has {min(lengths)}: raise "
+                "config.training.max_length",
+                code="dataset_too_long",
+            )
+        if len(fitting) < len(lengths):
+            dataset = dataset.select(fitting)
+            return TrainingData(dataset, len(fitting), len(lengths) - len(fitting))
+    return TrainingData(dataset, len(dataset), 0)
+
+
+def _is_cut(training: TrainingSection) -> bool:
+    return training.packing and training.packing_strategy in ("wrapped", "bfd_split")
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[str]]:
+    remaining = iter(rows)
+    while chunk := [row.model_dump_json() for row in islice(remaining, _CHUNK)]:
+        yield chunk
+
+
+def _tokenise(
+    batch: dict[str, list[str]], renderer: PromptRenderer, training: TrainingSection
+) -> dict[str, list[list[int]] | list[int]]:
+    encoded = [_encode(Row.model_validate_json(row), renderer, training) for row in batch["row"]]
+    return {
+        "input_ids": [ids for ids, _ in encoded],
+        "labels": [labels for _, labels in encoded],
+        "length": [len(ids) for ids, _ in encoded],
+    }
+
+
+def _encode(
+    row: Row, renderer: PromptRenderer, training: TrainingSection
+) -> tuple[list[int], list[int]]:
+    """-> ids and labels, [tokens] each."""
+    exchanges = [(e.prompt, e.completion) for e in (row, *row.further)]
+    segments = renderer.segments(exchanges)
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, segment in enumerate(segments, start=1):
+        if training.trains_all_answers:
+            is_trained = segment.is_answer
+        else:
+            is_trained = number == len(segments) or not training.completion_only_loss
+        ids += segment.ids
+        labels += segment.ids if is_trained else [IGNORED] * len(segment.ids)
+    return ids, labels

@@ -1,8 +1,6 @@
 """One attempt at a job, from its dataset to a published version. Imports the whole training stack."""
 
-import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,9 @@ from worker.callbacks import JobCallback
 from worker.dataset import TrainingData, build_training_data
 from worker.lease import JobCancelledError, LeaseKeeper
 from worker.publisher import Publisher
+from worker.resolve import resolve_config
 from worker.training import (
+    Precision,
     TrainingResult,
     build_trainer,
     choose_precision,
@@ -54,9 +54,12 @@ def run_job(
 ) -> AdapterVersion:
     """Trains, publishes and promotes. Raises what `lease.check` raises, and ServiceError."""
     base_folder = locate_base_model(settings.base_model)
-    hidden_size = int(json.loads((base_folder / "config.json").read_text())["hidden_size"])
     dataset = DatasetStore(volume).get(claim.job.dataset_id)
-    claim.job.config = claim.job.config.settled(num_rows=dataset.rows, hidden_size=hidden_size)
+    precision = choose_precision(settings, claim.job.config)
+    claim.job.config, warnings = resolve_config(
+        claim.job.config, base_folder=base_folder, precision=precision, num_rows=dataset.rows
+    )
+    claim.job.warnings = list(dict.fromkeys([*claim.job.warnings, *warnings]))
     job = claim.job
     publisher = Publisher(volume, settings.base_model, base_folder)
     version = publisher.find(job)
@@ -66,7 +69,7 @@ def run_job(
     else:
         material = _gather(DatasetStore(volume), job, base_folder, lease.check)
         lease.check()
-        trainer, result = _train(settings, volume, store, claim, lease, base_folder, material)
+        trainer, result = _train(precision, volume, store, claim, lease, base_folder, material)
         lease.renew_now()
         version = publisher.publish(
             job, material.dataset, trainer.model, material.prompt, material.renderer, result
@@ -83,15 +86,15 @@ def _gather(
     tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
     prompt = seal_prompt(job.config.prompt, tokenizer)
     renderer = PromptRenderer(tokenizer, prompt)
-    max_length = min(job.config.training.max_length, _context_length(base_folder))
+    max_length = job.config.training.max_length
     rows = _checked(datasets.rows(dataset.id), check)
-    data = build_training_data(rows, renderer, max_length)
+    data = build_training_data(rows, renderer, job.config.training)
     logger.info("%d rows of dataset %s are tokenised", data.num_rows, dataset.id)
     return _Material(dataset, tokenizer, prompt, renderer, data, max_length)
 
 
 def _train(
-    settings: Settings,
+    precision: Precision,
     volume: Volume,
     store: JobStore,
     claim: Claim,
@@ -101,8 +104,7 @@ def _train(
 ) -> tuple[SFTTrainer, TrainingResult]:
     attempt = volume.attempt(claim.job.id, claim.job.attempt)
     callback = JobCallback(store, claim, attempt, lease.check)
-    precision = choose_precision(settings)
-    model = load_base(base_folder, precision)
+    model = load_base(base_folder, precision, claim.job.config.quantization)
     logger.info("the base model is loaded on %s in %s", precision.device, precision.dtype)
     with TemporaryDirectory(dir=attempt) as scratch:
         trainer = build_trainer(
@@ -113,6 +115,7 @@ def _train(
             precision=precision,
             output_dir=Path(scratch),
             callbacks=[callback],
+            base_folder=base_folder,
         )
         lease.check()
         if not store.move(claim, "running"):
@@ -122,12 +125,6 @@ def _train(
     if warnings:  # an earlier attempt may have found the same
         store.report(claim, callback.progress, warnings=list(dict.fromkeys(warnings)))
     return trainer, result
-
-
-def _context_length(base_folder: Path) -> int:
-    """The most tokens that the base model can read at once."""
-    config = json.loads((base_folder / "config.json").read_text())
-    return int(config.get("max_position_embeddings", sys.maxsize))
 
 
 def _checked(items: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:

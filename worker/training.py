@@ -13,74 +13,42 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
 )
 from transformers.utils.logging import disable_progress_bar
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer, pack_dataset
 
-from core.base_model import NF4_CONFIG
-from core.errors import ServiceError
-from core.settings import Settings
 from core.target_modules import match_target_modules
-from core.training_config import JobConfig, LoraSection
+from core.training_config import JobConfig, LoraSection, QuantizationSection, TrainingSection
+from worker.arguments import training_arguments
 from worker.callbacks import diverged
 from worker.dataset import TrainingData
+from worker.integrations import reporting_callbacks
+from worker.lora_init import init_loftq, init_orthogonal
+from worker.precision import DTYPES
+from worker.precision import Precision as Precision
+from worker.precision import choose_precision as choose_precision
+from worker.trainer import AdapterTrainer, CleanStart
+from worker.unpacked import unpack
 
 logger = logging.getLogger(__name__)
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Where a run computes, and in which dtype its activations are. The LoRA weights are float32 everywhere."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-class CompactLossTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that projects only trained tokens onto the vocabulary, which TRL itself does on GPUs alone.
-
-    The same loss; with a small model on a CPU the head over prompts and padding was half of a step.
-    """
-
-    def compute_loss(
-        self,
-        model: PeftModel,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        if return_outputs:
-            return super().compute_loss(model, inputs, True, num_items_in_batch)
-        targets = inputs["labels"][:, 1:]  # [batch, length - 1]
-        is_trained = targets != -100
-
-        def keep_trained(_: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            return (args[0][:, :-1][is_trained],)  # [trained, hidden]
-
-        features = {name: value for name, value in inputs.items() if name != "labels"}
-        with model.get_output_embeddings().register_forward_pre_hook(keep_trained):
-            logits = model(**features, use_cache=False).logits  # [trained, vocabulary]
-        loss = torch.nn.functional.cross_entropy(
-            logits.float(), targets[is_trained], reduction="sum"
-        )
-        num_tokens = is_trained.sum() if num_items_in_batch is None else num_items_in_batch
-        return loss / torch.as_tensor(num_tokens).clamp(min=1)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """`train_loss` is the mean over the run; first and final loss are those of the curve's ends."""
+    """`train_loss` is the mean over the run; first and final loss are those of the curve's ends.
+
+    `batch_size` is what memory allowed: less than was asked for only with `auto_find_batch_size`.
+    """
 
     num_steps: int
     num_tokens: int
@@ -89,6 +57,7 @@ class TrainingResult:
     first_loss: float
     final_loss: float
     num_trainable: int
+    batch_size: int
     has_learnt: bool
 
     def metrics(self) -> dict[str, float]:
@@ -104,42 +73,44 @@ class TrainingResult:
         }
 
 
-def choose_precision(settings: Settings) -> Precision:
-    """Raises ServiceError `device_unavailable` if CUDA is demanded and there is none."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ServiceError(
-            "DRAGOMAN_DEVICE=cuda, but this worker sees no CUDA device", code="device_unavailable"
-        )
-    is_cuda = settings.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", torch.cuda.current_device()) if is_cuda else torch.device("cpu")
-    if settings.compute_dtype != "auto":
-        return Precision(device, _DTYPES[settings.compute_dtype])
-    if not is_cuda:
-        return Precision(device, torch.float32)
-    return Precision(device, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-
-
-def load_base(folder: Path, precision: Precision) -> PreTrainedModel:
-    """The base model in nf4: as the checkpoint has it, or quantised now."""
+def load_base(
+    folder: Path,
+    precision: Precision,
+    quantization: QuantizationSection = QuantizationSection(),  # noqa: B008
+) -> PreTrainedModel:
+    """The base model in nf4, as the checkpoint has it, or quantised now; all else in `precision`'s dtype."""
     disable_progress_bar()
-    quantization: dict[str, Any] = {}
+    named = quantization.bnb_4bit_compute_dtype
+    compute_dtype = precision.dtype if named == "auto" else DTYPES[named]
+    options: dict[str, Any] = {}
     if "quantization_config" not in json.loads((folder / "config.json").read_text()):
-        nf4 = BitsAndBytesConfig(**NF4_CONFIG, bnb_4bit_compute_dtype=precision.dtype)
-        quantization["quantization_config"] = nf4
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
+            bnb_4bit_compute_dtype=compute_dtype,
+        )
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=precision.dtype,
         device_map={"": precision.device},
         local_files_only=True,
-        **quantization,
+        **options,
     )
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            # A checkpoint that is 4-bit already brings its own, whatever `dtype` says.
-            module.compute_dtype = precision.dtype
+            # A checkpoint that is 4-bit already brings its own, whatever it is loaded with.
+            module.compute_dtype = compute_dtype
+            module.compute_type_is_set = True
             # On processors with AVX512-BF16 bitsandbytes would repack the weights at the first forward outside
             # training; gradients through repacked weights are wrong, without a word.
             module.support_avx512bf16_for_cpu = False
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(precision.dtype)
+    if precision.device.type == "cpu":
+        unpack(model, compute_dtype)
     return model
 
 
@@ -152,30 +123,50 @@ def build_trainer(
     precision: Precision,
     output_dir: Path,
     callbacks: list[TrainerCallback],
+    base_folder: Path,
+    eval_data: TrainingData | None = None,
 ) -> SFTTrainer:
-    """Raises InvalidError `target_modules_invalid`."""
+    """The trainer of a resolved `config`. Checkpoints go to `output_dir`, reports to the folder that it is in.
+
+    `base_folder` is where `model` was loaded from. Raises InvalidError `target_modules_invalid`, ServiceError
+    `integration_missing` or `loftq_impossible`.
+    """
+    training = config.training
     lora = _lora_config(config.lora, _target_modules(model, config.lora.target_modules))
     disable_progress_bars()
-    args = _training_arguments(config, precision, output_dir)
-    model = prepare_model_for_kbit_training(
-        model,
-        use_gradient_checkpointing=config.training.gradient_checkpointing,
-        gradient_checkpointing_kwargs=args.activation_checkpointing_kwargs,
+    reporters, report_to = reporting_callbacks(training.report_to, output_dir.parent)
+    args = training_arguments(
+        training,
+        precision,
+        output_dir,
+        report_to=report_to,
+        has_eval_data=eval_data is not None,
     )
-    is_cpu = precision.device.type == "cpu"
-    trainer = (CompactLossTrainer if is_cpu else SFTTrainer)(
+    if config.quantization.prepare_model_for_kbit_training or precision.dtype == torch.float16:
+        # Always in float16, whose range the sums of a deep model can leave.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    trainer = AdapterTrainer(
         model=model,
         args=args,
-        train_dataset=data.dataset,
+        train_dataset=_packed(data, training),
+        eval_dataset=None if eval_data is None else eval_data.dataset,
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *reporters],
         peft_config=lora,
     )
     trainer.remove_callback(PrinterCallback)
+    if training.auto_find_batch_size:
+        trainer.add_callback(CleanStart())
+    if args.load_best_model_at_end:
+        trainer.add_callback(EarlyStoppingCallback(training.early_stopping_patience))
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             # SFTTrainer makes them bfloat16, whose 8 bits swallow most of AdamW's small updates.
             parameter.data = parameter.data.float()
+    if config.lora.init_lora_weights == "orthogonal":
+        init_orthogonal(trainer.model)
+    elif config.lora.init_lora_weights == "loftq":
+        init_loftq(trainer.model, base_folder)
     return trainer
 
 
@@ -196,6 +187,7 @@ def run_training(trainer: SFTTrainer) -> TrainingResult:
         first_loss=losses[0],
         final_loss=losses[-1],
         num_trainable=num_trainable,
+        batch_size=trainer.state.train_batch_size,
         has_learnt=_has_fallen(losses),
     )
 
@@ -222,50 +214,25 @@ def _target_modules(model: PreTrainedModel, asked: str | list[str]) -> list[str]
 
 
 def _lora_config(lora: LoraSection, target_modules: list[str]) -> LoraConfig:
+    init = lora.init_lora_weights
     return LoraConfig(
         task_type="CAUSAL_LM",
-        bias="none",
+        bias=lora.bias,
         r=lora.r,
         lora_alpha=int(lora.lora_alpha) if float(lora.lora_alpha).is_integer() else lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=target_modules,
         use_rslora=lora.use_rslora,
+        init_lora_weights=True if init in ("orthogonal", "loftq") else init,  # see build_trainer
     )
 
 
-def _training_arguments(config: JobConfig, precision: Precision, output_dir: Path) -> SFTConfig:
-    is_cuda = precision.device.type == "cuda"
-    # The names of TrainingSection are SFTConfig's own, so every key that a job may name takes effect.
-    asked: dict[str, Any] = config.training.model_dump()
-    for name in (
-        "bf16",
-        "fp16",
-        "early_stopping_patience",
-        "dataset_num_proc",
-        "eval_steps",
-        "save_steps",
-        "report_to",
-    ):
-        asked.pop(name)
-    asked["activation_checkpointing"] = asked.pop("gradient_checkpointing")  # its name from now on
-    if config.training.lr_scheduler_type == "polynomial":
-        asked["lr_scheduler_kwargs"] = {"lr_end": 0.0}  # the default end is above a tiny start
-    return SFTConfig(
-        **asked,
-        output_dir=str(output_dir),
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        # Rows of like length share a batch: a third less padding on sentence pairs, no worse a translator.
-        train_sampling_strategy="random" if config.training.packing else "group_by_length",
-        bf16=is_cuda and precision.dtype == torch.bfloat16,
-        fp16=is_cuda and precision.dtype == torch.float16,
-        use_cpu=not is_cuda,
-        dataloader_pin_memory=is_cuda,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # a loss that is not a number must be seen, not replaced
-        include_num_input_tokens_seen="non_padding",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+def _packed(data: TrainingData, training: TrainingSection) -> Dataset:
+    if not training.packing:
+        return data.dataset
+    columns = data.dataset.select_columns(["input_ids", "labels"])
+    return pack_dataset(
+        columns, training.max_length, training.packing_strategy, {"keep_in_memory": True}
     )
 
 

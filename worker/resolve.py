@@ -1,0 +1,157 @@
+"""What a job asked for -> what this device and this base model do; each difference is a warning, none is silent."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from core.target_modules import match_target_modules
+from core.training_config import JobConfig
+from worker.integrations import check_installed
+from worker.precision import Precision, dtype_name
+from worker.training import linear_layers
+
+_CPU_OPTIMISER = "adamw_torch"
+_GPU_OPTIMISERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+# Of free memory; the rest is for weights, gradients and whoever else is on this machine.
+_ACTIVATION_SHARE = 0.5
+
+
+def resolve_config(
+    config: JobConfig, *, base_folder: Path, precision: Precision, num_rows: int
+) -> tuple[JobConfig, list[str]]:
+    """`config` settled, with the nearest equivalent of what cannot be done here, and a warning for each.
+
+    `num_rows` is the dataset's. Raises InvalidError `target_modules_invalid`, ServiceError `integration_missing`.
+    """
+    base = json.loads((base_folder / "config.json").read_text())
+    settled = config.settled(num_rows=num_rows, hidden_size=int(base["hidden_size"]))
+    resolution = _Resolution(settled)
+    check_installed(settled.training.report_to)
+    _fit_base(resolution, base_folder, base)
+    _fit_device(resolution, precision)
+    _fit_evaluation(resolution)
+    _choose_checkpointing(resolution, base, precision)
+    settled.training.assistant_only_loss = settled.training.trains_all_answers
+    return settled, resolution.warnings
+
+
+class _Resolution:
+    """A config being changed, and why."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self.config = config
+        self.warnings: list[str] = []
+
+    def use(self, key: str, value: Any, reason: str) -> None:
+        """Sets `key` ("section.name") to `value`; says so if something else was asked for."""
+        section_name, _, name = key.partition(".")
+        section = getattr(self.config, section_name)
+        asked = getattr(section, name)
+        if asked == value:
+            return
+        setattr(section, name, value)
+        if asked is not None and asked != "auto":  # else the job left the choice to us
+            self.warnings.append(
+                f"{key}: {_shown(asked)} was asked for, {_shown(value)} is used: {reason}"
+            )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "off"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _fit_base(resolution: _Resolution, folder: Path, base: dict[str, Any]) -> None:
+    config = resolution.config
+    if isinstance(config.lora.target_modules, list):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        names, warnings = match_target_modules(config.lora.target_modules, linear_layers(model))
+        config.lora.target_modules = names
+        resolution.warnings += warnings
+    context = int(base.get("max_position_embeddings", sys.maxsize))
+    if config.training.max_length > context:
+        reason = f"the base model reads no more than {context} tokens"
+        resolution.use("training.max_length", context, reason)
+    quantization = base.get("quantization_config")
+    if quantization is None:
+        return
+    if config.lora.init_lora_weights == "loftq":
+        reason = "this base model is 4-bit on disk, without the weights that LoftQ compares with"
+        resolution.use("lora.init_lora_weights", True, reason)
+    resolution.use(
+        "quantization.bnb_4bit_use_double_quant",
+        bool(quantization.get("bnb_4bit_use_double_quant", False)),
+        "this base model was quantised so when it was saved",
+    )
+
+
+def _fit_device(resolution: _Resolution, precision: Precision) -> None:
+    config = resolution.config
+    dtype = dtype_name(precision.dtype)
+    computes = f"this device computes in {dtype}"
+    for key, of_key in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if getattr(config.training, key) and precision.dtype != of_key:
+            resolution.use(f"training.{key}", False, computes)
+        setattr(config.training, key, precision.dtype == of_key)
+    compute_dtype = config.quantization.bnb_4bit_compute_dtype
+    if precision.device.type == "cpu" or compute_dtype == "auto":
+        resolution.use("quantization.bnb_4bit_compute_dtype", dtype, computes)
+    elif compute_dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+        reason = "this device has no bfloat16"
+        resolution.use("quantization.bnb_4bit_compute_dtype", "float16", reason)
+    if precision.device.type == "cpu":
+        if config.training.optim in _GPU_OPTIMISERS:
+            resolution.use(
+                "training.optim", _CPU_OPTIMISER, "8-bit and paged optimisers need a GPU"
+            )
+        if config.training.activation_offloading:
+            reason = "on a CPU there is nowhere to offload to"
+            resolution.use("training.activation_offloading", False, reason)
+    num_cores = _num_cores()
+    if config.training.dataset_num_proc > num_cores:
+        reason = f"this machine has {num_cores} processor cores"
+        resolution.use("training.dataset_num_proc", num_cores, reason)
+
+
+def _fit_evaluation(resolution: _Resolution) -> None:
+    training = resolution.config.training
+    if resolution.config.evaluation.holdout == 0:
+        reason = "evaluation.holdout is 0, so there are no rows to evaluate on"
+        resolution.use("training.eval_steps", None, reason)
+        resolution.use("training.early_stopping_patience", None, reason)
+    if training.early_stopping_patience is not None and training.save_steps is not None:
+        reason = "early stopping goes back to the checkpoint of its best evaluation"
+        resolution.use("training.save_steps", training.eval_steps, reason)
+
+
+def _choose_checkpointing(
+    resolution: _Resolution, base: dict[str, Any], precision: Precision
+) -> None:
+    training = resolution.config.training
+    if training.gradient_checkpointing is not None:
+        return
+    free_bytes = psutil.virtual_memory().available
+    training.gradient_checkpointing = precision.device.type != "cpu" or (
+        _activation_bytes(resolution.config, base) > _ACTIVATION_SHARE * free_bytes
+    )
+
+
+def _activation_bytes(config: JobConfig, base: dict[str, Any]) -> int:
+    """About what a step keeps for its backward pass without checkpointing, at full length and in float32."""
+    hidden, inner = int(base["hidden_size"]), int(base.get("intermediate_size", 0))
+    num_tokens = config.training.per_device_train_batch_size * config.training.max_length
+    return 4 * num_tokens * int(base["num_hidden_layers"]) * (20 * hidden + 8 * inner)
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
