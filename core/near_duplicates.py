@@ -2,13 +2,17 @@
 
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import ceil
 
 # Share of words that two near duplicates have in common: one word in seven may differ, none in a shorter text.
 # "I like cats." and "I like dogs." are two sentences, not one.
 THRESHOLD = 0.85
+
+# Bounds the time where all texts are made from one template. Those that share the rarest words come first.
+_MAX_COMPARED = 64
 
 # Written without spaces, so that each character counts as a word: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han.
 _UNSPACED = (
@@ -40,27 +44,41 @@ class NearDuplicates:
                 self._tokens.append(frozenset(tokens))
         self._frequencies = Counter(token for tokens in self._tokens for token in tokens)
         self._index: dict[_Token, list[int]] = defaultdict(list)
-        for i, tokens_of_text in enumerate(self._tokens):
-            for token in self._rarest(list(tokens_of_text)):
+        for i in sorted(range(len(self._tokens)), key=self._length):
+            for token in self._rarest(list(self._tokens[i])):
                 self._index[token].append(i)
 
     def find(self, text: str) -> str | None:
-        """The indexed text that `text` is nearest to, if it is near to any."""
+        """An indexed text that `text` is near to, if there is one."""
         tokens = _tokenise(text)
-        known = [token for token in tokens if token in self._frequencies]
-        if not tokens or len(known) < _least_common(len(tokens)):
+        num_known = sum(token in self._frequencies for token in tokens)
+        if not tokens or num_known < _least_common(len(tokens)):
             return None
         of_text = frozenset(tokens)
-        candidates = {i for t in self._rarest(tokens) for i in self._index.get(t, ())}
-        nearest, most = None, 0.0
-        for i in sorted(candidates):
-            longer = max(len(tokens), len(self._tokens[i]))
-            if min(len(tokens), len(self._tokens[i])) < _least_common(longer):
+        compared: set[int] = set()
+        for i in self._sharing(tokens):
+            if i in compared:
                 continue
-            num_common = len(of_text & self._tokens[i])
-            if num_common >= _least_common(longer) and num_common / longer > most:
-                nearest, most = self._texts[i], num_common / longer
-        return nearest
+            if len(compared) == _MAX_COMPARED:
+                break
+            compared.add(i)
+            longer = max(len(tokens), len(self._tokens[i]))
+            if len(of_text & self._tokens[i]) >= _least_common(longer):
+                return self._texts[i]
+        return None
+
+    def _sharing(self, tokens: list[_Token]) -> Iterator[int]:
+        """Texts of like length that have one of the rarest tokens, those with the very rarest first."""
+        shortest = _least_common(len(tokens))
+        longest = ceil(len(tokens) / THRESHOLD)
+        for token in self._rarest(tokens):
+            having = self._index.get(token, [])
+            start = bisect_left(having, shortest, key=self._length)
+            end = bisect_right(having, longest, key=self._length)
+            yield from having[start:end]
+
+    def _length(self, i: int) -> int:
+        return len(self._tokens[i])
 
     def _rarest(self, tokens: list[_Token]) -> list[_Token]:
         """So many that without one of them too few would be left to be near."""
