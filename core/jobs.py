@@ -1,10 +1,11 @@
 """A fine-tuning job: its record and the states it may pass through."""
 
+import math
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat
 
 from core.training_config import JobConfig
 
@@ -29,16 +30,30 @@ CLAIMED = frozenset(
 )
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+# JSON has no inf and no nan: a gradient that overflowed is None.
+OptionalFinite = Annotated[float | None, AfterValidator(_finite)]
+
+
 class Progress(BaseModel):
-    """How far a job is. `percent` is of optimiser steps; `eta_seconds` is measured, not assumed."""
+    """How far a job is. `percent` is of optimiser steps; `eta_seconds` is measured, not assumed.
+
+    `tokens_per_second` is of the newest steps, without the time that evaluations and checkpoints take.
+    `memory_mb` is as in TrainPoint. `restarts`: how often this attempt began anew, with smaller batches, after it ran
+    out of memory (`auto_find_batch_size`); the points of the curve before that no longer count.
+    """
 
     step: int = 0
     total_steps: int | None = None
     epoch: float = 0.0
     percent: float = 0.0
-    tokens_per_second: float | None = None
-    eta_seconds: float | None = None
-    memory_mb: float | None = None
+    tokens_per_second: OptionalFinite = None
+    eta_seconds: OptionalFinite = None
+    memory_mb: OptionalFinite = None
+    restarts: int = 0
 
 
 class TrainPoint(BaseModel):
@@ -49,11 +64,11 @@ class TrainPoint(BaseModel):
 
     step: int
     epoch: float
-    loss: float
-    learning_rate: float | None = None
-    grad_norm: float | None = None
-    tokens_per_second: float | None = None
-    memory_mb: float | None = None
+    loss: FiniteFloat
+    learning_rate: OptionalFinite = None
+    grad_norm: OptionalFinite = None
+    tokens_per_second: OptionalFinite = None
+    memory_mb: OptionalFinite = None
 
 
 class EvalPoint(BaseModel):
@@ -61,7 +76,7 @@ class EvalPoint(BaseModel):
 
     step: int
     epoch: float | None = None
-    loss: float
+    loss: FiniteFloat
 
 
 class LossCurve(BaseModel):
@@ -115,7 +130,8 @@ class JobError(BaseModel):
 class Job(BaseModel):
     """The record in Redis. The loss curve is not in it: the volume has it (see core.metrics).
 
-    `config` is what was asked for; `resolved` is what the worker's device and base model made of it.
+    `config` is what was asked for; `resolved` is what the worker's device and base model made of it. `metadata` is its
+    sender's own.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -134,4 +150,5 @@ class Job(BaseModel):
     evaluation: Evaluation | None = None
     error: JobError | None = None
     warnings: list[str] = []
+    metadata: dict[str, str] = {}
     attempt: int = 0

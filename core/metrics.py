@@ -1,20 +1,28 @@
 """The metrics of one attempt at a job: one JSON object a line, appended by its worker, read by anyone."""
 
-import json
+import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from core.jobs import EvalPoint, LossCurve, TrainPoint
 
 METRICS_FILE = "metrics.jsonl"
+_BLOCK_BYTES = 64 * 1024
 
 
 class Metric(BaseModel):
-    """One line: either a training point or an evaluation point."""
+    """One line: a training point, an evaluation point, or a restart.
+
+    `restart_after_step`: the run goes on from this step (0: it begins anew), so whoever holds points of later steps
+    drops them. The file is only ever appended to: nobody who reads it sees half a rewrite.
+    """
 
     train: TrainPoint | None = None
     eval: EvalPoint | None = None
+    restart_after_step: int | None = None
 
     @property
     def step(self) -> int:
@@ -29,22 +37,60 @@ def append_metric(attempt: Path, metric: Metric) -> None:
         file.write(line)
 
 
-def read_curve(attempt: Path, after_step: int = -1) -> LossCurve:
-    """The points with `step` > `after_step`; empty if nothing was written yet."""
-    curve = LossCurve()
+def curve_version(attempt: Path) -> str:
+    """Changes whenever the curve does; costs no reading."""
     try:
-        lines = (attempt / METRICS_FILE).read_text(encoding="utf-8").split("\n")
+        found = (attempt / METRICS_FILE).stat()
     except FileNotFoundError:
-        return curve
-    for line in lines[:-1]:  # a line without its newline is still being written
+        return ""
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+
+def read_curve(attempt: Path, after_step: int = -1) -> LossCurve:
+    """The points that count with `step` > `after_step`, oldest first; empty if nothing was written yet.
+
+    Read from the end: asking for the newest points costs the same however long the curve is.
+    """
+    curve = LossCurve()
+    last_step = math.inf  # of the points that a later restart has not made void
+    for line in _lines_from_the_end(attempt / METRICS_FILE):
         try:
-            metric = Metric.model_validate(json.loads(line))
-        except ValueError:
+            metric = Metric.model_validate_json(line)
+        except ValidationError:
             continue  # a line that a power cut left torn
-        if metric.step <= after_step:
-            continue
-        if metric.train:
-            curve.train.append(metric.train)
-        if metric.eval:
-            curve.eval.append(metric.eval)
+        if metric.restart_after_step is not None:
+            last_step = min(last_step, metric.restart_after_step)
+        elif metric.step <= after_step:
+            break
+        elif metric.step <= last_step:
+            if metric.train:
+                curve.train.append(metric.train)
+            if metric.eval:
+                curve.eval.append(metric.eval)
+        if last_step <= after_step:
+            break
+    curve.train.reverse()
+    curve.eval.reverse()
     return curve
+
+
+def _lines_from_the_end(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file, newest first; one without its newline is still being written."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        position = file.seek(0, os.SEEK_END)
+        tail: bytes | None = None  # the beginning of the line that the last block cut
+        while position > 0:
+            size = min(_BLOCK_BYTES, position)
+            position -= size
+            file.seek(position)
+            lines = (file.read(size) + (tail or b"")).split(b"\n")
+            if tail is None:
+                lines.pop()  # after the last newline
+            tail = lines[0] if lines else None
+            yield from reversed(lines[1:])
+        if tail:
+            yield tail

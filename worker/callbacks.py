@@ -3,51 +3,77 @@
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import psutil
+import pyarrow.compute
+import torch
+from datasets import Dataset
 from redis import RedisError
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from core.errors import InvalidError
 from core.job_store import Claim, JobStore
-from core.jobs import Progress, TrainPoint
-from core.metrics import Metric, append_metric
+from core.jobs import EvalPoint, Progress, TrainPoint
+from core.metrics import METRICS_FILE, Metric, append_metric
+from worker.eta import Eta, Plan
 
 logger = logging.getLogger(__name__)
 
-_NUM_SPEED_STEPS = 20
 _PROGRESS_INTERVAL_S = 1.0
 
 
-class _Mark(NamedTuple):
-    """Where the run was at one moment."""
-
-    time_s: float
-    step: int
-    num_tokens: int
-
-
 class JobCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes the curve to the volume, then announces it; `check` raises if the run should stop."""
+    """Writes the curve to the volume, then announces it; `check` raises if the run should stop.
+
+    A run may begin more than once: after it ran out of memory accelerate starts the loop again with smaller batches.
+    `eval_dataset` is only counted, so that the first estimate of the time left knows of evaluations.
+    """
 
     def __init__(
-        self, store: JobStore, claim: Claim, attempt: Path, check: Callable[[], None]
+        self,
+        store: JobStore,
+        claim: Claim,
+        attempt: Path,
+        check: Callable[[], None],
+        *,
+        eval_dataset: Dataset | None = None,
     ) -> None:
         self._store = store
         self._claim = claim
         self._attempt = attempt
         self._check = check
-        self._marks: deque[_Mark] = deque(maxlen=_NUM_SPEED_STEPS + 1)
+        self._eval_dataset = eval_dataset
+        self._eta = Eta(Plan(total_steps=0))
+        self._num_begun = 0
         self._reported_at_s = 0.0
         self.progress = Progress()
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: DataLoader[Any] | None = None,
+        **_: Any,
     ) -> None:
-        self._report(Progress(total_steps=state.max_steps))
+        self._num_begun += 1
+        self._eta = Eta(_plan(args, state, train_dataloader, self._eval_dataset))
+        restart = Metric(restart_after_step=state.global_step)
+        if (self._attempt / METRICS_FILE).exists():
+            append_metric(self._attempt, restart)
+        if self._num_begun > 1:
+            logger.warning(
+                "out of memory: training begins anew with batches of %s", state.train_batch_size
+            )
+        if args.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(args.device)
+        # Whoever watches the job may hold points of an earlier beginning, or of an earlier attempt.
+        self._report(self._progress(args, state), restart)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -59,17 +85,32 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._check()
 
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._check()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._marks.append(
-            _Mark(time.monotonic(), state.global_step, int(state.num_input_tokens_seen))
-        )
+        now_s = time.monotonic()
+        self._eta.add_step(now_s, state.global_step, int(state.num_input_tokens_seen))
         if state.global_step >= state.max_steps:
             control.should_log = True  # the curve's last point, whatever logging_steps divides
-        if not control.should_log and time.monotonic() - self._reported_at_s > _PROGRESS_INTERVAL_S:
-            self._report(self._progress(state))
+        if not control.should_log and now_s - self._reported_at_s > _PROGRESS_INTERVAL_S:
+            self._report(self._progress(args, state))
         self._check()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if control.should_training_stop:
+            control.should_log = True  # the last point of a run that stopped early
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._eta.add_pause("checkpoint", time.monotonic())
 
     def on_log(
         self,
@@ -79,37 +120,65 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if not logs or "loss" not in logs:
-            return  # the summary at the end
+        if logs and "loss" in logs:
+            self._write_train_point(args, state, logs)
+        elif logs and "eval_loss" in logs:
+            self._eta.add_pause("evaluation", time.monotonic())
+            self._write_eval_point(args, state, logs["eval_loss"])
+        # else the summary at the end
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A run that stopped early is complete all the same."""
+        ended = self._progress(args, state).model_copy(
+            update={"total_steps": state.global_step, "percent": 100.0, "eta_seconds": 0.0}
+        )
+        self._report(ended)
+
+    def _write_train_point(
+        self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]
+    ) -> None:
         if not math.isfinite(logs["loss"]):
             raise diverged(state.global_step)
+        progress = self._progress(args, state)
         point = TrainPoint(
             step=state.global_step,
-            epoch=round(state.epoch or 0.0, 4),
+            epoch=progress.epoch,
             loss=logs["loss"],
-            learning_rate=_finite(logs.get("learning_rate")),
-            grad_norm=_finite(logs.get("grad_norm")),
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=logs.get("grad_norm"),
+            tokens_per_second=progress.tokens_per_second,
+            memory_mb=progress.memory_mb,
         )
-        metric = Metric(train=point)
-        append_metric(self._attempt, metric)
         logger.info("step %d of %d: loss %.4f", point.step, state.max_steps, point.loss)
-        self._report(self._progress(state), metric)
+        self._add(Metric(train=point), progress)
 
-    def _progress(self, state: TrainerState) -> Progress:
-        progress = Progress(
+    def _write_eval_point(self, args: TrainingArguments, state: TrainerState, loss: float) -> None:
+        if not math.isfinite(loss):
+            # Should the weights be no numbers, the next step's loss says so.
+            logger.warning("step %d: the held-out rows' loss is %s", state.global_step, loss)
+            return
+        progress = self._progress(args, state)
+        logger.info("step %d: loss on held-out rows %.4f", state.global_step, loss)
+        point = EvalPoint(step=state.global_step, epoch=progress.epoch, loss=loss)
+        self._add(Metric(eval=point), progress)
+
+    def _add(self, metric: Metric, progress: Progress) -> None:
+        append_metric(self._attempt, metric)
+        self._report(progress, metric)
+
+    def _progress(self, args: TrainingArguments, state: TrainerState) -> Progress:
+        return Progress(
             step=state.global_step,
             total_steps=state.max_steps,
             epoch=round(state.epoch or 0.0, 4),
             percent=round(100 * state.global_step / max(state.max_steps, 1), 2),
+            tokens_per_second=_rounded(self._eta.tokens_per_second),
+            eta_seconds=_rounded(self._eta.seconds_left),
+            memory_mb=_rounded(_memory_mb(args.device)),
+            restarts=self._num_begun - 1,
         )
-        if len(self._marks) < 2:  # the first step also warms up; it says nothing about the others
-            return progress
-        first, last = self._marks[0], self._marks[-1]
-        elapsed_s = max(last.time_s - first.time_s, 1e-6)
-        step_s = elapsed_s / (last.step - first.step)
-        progress.tokens_per_second = round((last.num_tokens - first.num_tokens) / elapsed_s, 1)
-        progress.eta_seconds = round(step_s * (state.max_steps - state.global_step), 1)
-        return progress
 
     def _report(self, progress: Progress, metric: Metric | None = None) -> None:
         self._reported_at_s = time.monotonic()
@@ -129,5 +198,42 @@ def diverged(step: int) -> InvalidError:
     )
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _plan(
+    args: TrainingArguments,
+    state: TrainerState,
+    train_dataloader: DataLoader[Any] | None,
+    eval_dataset: Dataset | None,
+) -> Plan:
+    steps_per_epoch = tokens_per_epoch = None
+    if train_dataloader is not None:
+        steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        tokens_per_epoch = _count_tokens(train_dataloader.dataset)
+    evaluates = args.eval_strategy == IntervalStrategy.STEPS
+    saves = args.save_strategy == SaveStrategy.STEPS
+    return Plan(
+        total_steps=state.max_steps,
+        steps_per_epoch=steps_per_epoch,
+        tokens_per_epoch=tokens_per_epoch,
+        evaluation_steps=state.eval_steps if evaluates else None,
+        evaluation_tokens=_count_tokens(eval_dataset),
+        checkpoint_steps=state.save_steps if saves else None,
+    )
+
+
+def _count_tokens(dataset: object) -> int | None:
+    """All `input_ids` of a dataset, through Arrow: no row becomes a Python list."""
+    if not isinstance(dataset, Dataset):
+        return None
+    batches = dataset.select_columns("input_ids").with_format("arrow").iter(10_000)
+    lengths = (pyarrow.compute.list_value_length(batch["input_ids"]) for batch in batches)
+    return sum(int(pyarrow.compute.sum(length).as_py()) for length in lengths)
+
+
+def _memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

@@ -14,6 +14,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
+from app.curve import thin_curve
 from app.deps import JobsDep, ServicesDep, VolumeDep
 from app.forms import (
     UnsupportedMediaTypeError,
@@ -25,6 +26,7 @@ from app.forms import (
     validate,
 )
 from app.ingestion.ingest import OnError
+from app.routes import curve
 from app.routes.datasets import ingest_upload
 from app.schemas import JobOut, JobRequest, RequestBody, Text
 from app.services import Services
@@ -38,7 +40,9 @@ from core.training_config import JobConfig
 from core.volume import Volume
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+router.include_router(curve.router)
 
+_MAX_LISTED_POINTS = 100
 _EVENTS_WAIT_MS = 1_000  # a stream sees within this time that the server stops
 
 
@@ -102,7 +106,7 @@ async def create_job(
             f"content-type {kind[:80]!r} is not accepted; send application/json with a dataset_id, "
             "or multipart/form-data with a file"
         )
-    job = await run_in_threadpool(_submit, services, wanted, idempotency_key or "")
+    job = await run_in_threadpool(submit_job, services, wanted, idempotency_key or "")
     response.headers["Location"] = f"{router.prefix}/{job.id}"
     return _show(job, services.volume)
 
@@ -118,12 +122,15 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=80)] = None,
 ) -> list[JobOut]:
-    """Jobs, newest first. `after` is the last id of the page before; a `Link` header leads to the next page."""
+    """Jobs, newest first. `after` is the last id of the page before; a `Link` header leads to the next page.
+
+    Curves are thinned to 100 points a line; `GET /jobs/{id}` has them whole.
+    """
     found = jobs.find(status=status, adapter=adapter, limit=limit + 1, after=after)
     if len(found) > limit:
         following = request.url.include_query_params(after=found[limit - 1].id)
         response.headers["Link"] = f'<{following}>; rel="next"'
-    return [_show(j, volume) for j in found[:limit]]
+    return [_show(j, volume, max_points=_MAX_LISTED_POINTS) for j in found[:limit]]
 
 
 @router.get("/{job_id}")
@@ -132,9 +139,13 @@ def get_job(
     jobs: JobsDep,
     volume: VolumeDep,
     after_step: Annotated[int, Query(ge=-1)] = -1,
+    max_points: Annotated[int | None, Query(ge=2, le=1_000_000)] = None,
 ) -> JobOut:
-    """One job with its loss curve; `after_step` returns only newer points."""
-    return _show(jobs.get(job_id), volume, after_step)
+    """One job with its loss curve. `after_step` returns only newer points, `max_points` the ends and the extremes.
+
+    Where `attempt` or `progress.restarts` has changed, the run began anew: earlier points no longer count.
+    """
+    return _show(jobs.get(job_id), volume, after_step, max_points)
 
 
 @router.post("/{job_id}/cancel")
@@ -166,7 +177,11 @@ async def stream_events(
     services: ServicesDep,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,19}-\d{1,19}$")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """`status`, `metrics` and `done` events from the beginning, or after `Last-Event-ID`; then as they happen."""
+    """`status`, `metrics`, `evaluation` and `done` events from the beginning, or after `Last-Event-ID`; then as they happen.
+
+    `metrics` holds `progress`, and a point of the curve as `train` or `eval`; or `restart_after_step`, as each run's
+    first one does: points of later steps no longer count. The newest 20,000 events are kept.
+    """
     async for event in _events(services, job.id, last_event_id or "0-0"):
         yield event
 
@@ -240,8 +255,17 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
     return JobRequest(dataset_id=dataset.id, adapter=wanted.adapter, config=wanted.config)
 
 
-def _submit(services: Services, wanted: JobRequest, idempotency_key: str) -> Job:
-    """Record first, then the message: a job can be late, but not lost."""
+def submit_job(
+    services: Services,
+    wanted: JobRequest,
+    idempotency_key: str = "",
+    metadata: dict[str, str] | None = None,
+) -> Job:
+    """Record first, then the message: a job can be late, but not lost.
+
+    Raises NotFoundError `dataset_not_found`, UnavailableError `queue_full`, and InvalidError where the base model
+    cannot take the config.
+    """
     _check(services, wanted.adapter, wanted.config)
     dataset = services.datasets.get(wanted.dataset_id)
     hidden_size = services.require_serving().engine.hidden_size
@@ -250,6 +274,7 @@ def _submit(services: Services, wanted: JobRequest, idempotency_key: str) -> Job
         adapter=wanted.adapter,
         dataset_id=dataset.id,
         config=wanted.config.settled(num_rows=dataset.rows, hidden_size=hidden_size),
+        metadata=metadata or {},
         created_at=datetime.now(UTC),
     )
     made = services.jobs.create(
@@ -282,5 +307,8 @@ def _check(services: Services, adapter: str, config: JobConfig) -> None:
         )
 
 
-def _show(job: Job, volume: Volume, after_step: int = -1) -> JobOut:
-    return JobOut.of(job, read_curve(volume.attempt(job.id, job.attempt), after_step))
+def _show(job: Job, volume: Volume, after_step: int = -1, max_points: int | None = None) -> JobOut:
+    loss_curve = read_curve(volume.attempt(job.id, job.attempt), after_step)
+    if max_points is not None:
+        loss_curve = thin_curve(loss_curve, max_points)
+    return JobOut.of(job, loss_curve)
