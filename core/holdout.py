@@ -1,7 +1,8 @@
 """Which rows of a dataset are kept from training, to judge the translator that comes out."""
 
-import heapq
 import unicodedata
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Self
@@ -25,11 +26,16 @@ class HoldOut:
 
         At least half of the rows are left to train on.
         """
+        hashes = sorted(array("Q", map(_hash, prompts)))
+        most = len(hashes) // 2
         if isinstance(holdout, float):
-            return cls(int(min(holdout, 0.5) * _NUM_HASHES))
-        hashes = [_hash(prompt) for prompt in prompts]
-        chosen = heapq.nsmallest(min(holdout, len(hashes) // 2), hashes)
-        return cls(chosen[-1] + 1 if chosen else 0)
+            threshold = int(holdout * _NUM_HASHES)
+        else:
+            num_held = min(holdout, most)
+            threshold = hashes[num_held - 1] + 1 if num_held else 0
+        while (num_held := bisect_left(hashes, threshold)) > most:
+            threshold = hashes[num_held - 1]  # without the last of them, and its twins
+        return cls(threshold)
 
     def holds(self, prompt: str) -> bool:
         """Whether the row with this source text is held out."""

@@ -42,6 +42,15 @@ def test_twins_are_on_one_side() -> None:
     assert all(chosen.holds(a) == chosen.holds(b) for a, b in zip(PROMPTS, twins, strict=True))
 
 
+@pytest.mark.parametrize("holdout", [5, 0.9])
+def test_twins_leave_half_to_train_on(holdout: int | float) -> None:
+    assert held(["The same sentence."] * 10, holdout) == set()
+    few = ["One.", "one", "ONE!", "Two.", "two", "Three."]
+    chosen = HoldOut.choose(few, holdout)
+    assert sum(map(chosen.holds, few)) <= 3
+    assert len(held(PROMPTS, 0.9)) <= 500
+
+
 def test_without_trifles() -> None:
     assert without_trifles("Ａ, b-C!") == "abc"
     assert without_trifles("学而，时习之。") == "学而时习之"
