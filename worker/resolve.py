@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from core.target_modules import match_target_modules
 from core.training_config import JobConfig
 from worker.integrations import check_installed
-from worker.precision import Precision, dtype_name
+from worker.precision import Precision, choose_compute_dtype, dtype_name
 from worker.training import linear_layers
 
 _CPU_OPTIMISER = "adamw_torch"
@@ -95,18 +95,17 @@ def _fit_base(resolution: _Resolution, folder: Path, base: dict[str, Any]) -> No
 
 def _fit_device(resolution: _Resolution, precision: Precision) -> None:
     config = resolution.config
-    dtype = dtype_name(precision.dtype)
-    computes = f"this device computes in {dtype}"
+    computes = f"this device trains in {dtype_name(precision.dtype)}"
     for key, of_key in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if getattr(config.training, key) and precision.dtype != of_key:
             resolution.use(f"training.{key}", False, computes)
         setattr(config.training, key, precision.dtype == of_key)
-    compute_dtype = config.quantization.bnb_4bit_compute_dtype
-    if precision.device.type == "cpu" or compute_dtype == "auto":
-        resolution.use("quantization.bnb_4bit_compute_dtype", dtype, computes)
-    elif compute_dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
-        reason = "this device has no bfloat16"
-        resolution.use("quantization.bnb_4bit_compute_dtype", "float16", reason)
+    compute_dtype = choose_compute_dtype(precision, config.quantization.bnb_4bit_compute_dtype)
+    resolution.use(
+        "quantization.bnb_4bit_compute_dtype",
+        dtype_name(compute_dtype),
+        f"this device cannot multiply in it, or not faster than in {dtype_name(compute_dtype)}",
+    )
     if precision.device.type == "cpu":
         if config.training.optim in _GPU_OPTIMISERS:
             resolution.use(

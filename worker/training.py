@@ -34,8 +34,8 @@ from worker.callbacks import diverged
 from worker.dataset import TrainingData
 from worker.integrations import reporting_callbacks
 from worker.lora_init import init_loftq, init_orthogonal
-from worker.precision import DTYPES
 from worker.precision import Precision as Precision
+from worker.precision import choose_compute_dtype
 from worker.precision import choose_precision as choose_precision
 from worker.trainer import AdapterTrainer, CleanStart
 from worker.unpacked import unpack
@@ -80,8 +80,7 @@ def load_base(
 ) -> PreTrainedModel:
     """The base model in nf4, as the checkpoint has it, or quantised now; all else in `precision`'s dtype."""
     disable_progress_bar()
-    named = quantization.bnb_4bit_compute_dtype
-    compute_dtype = precision.dtype if named == "auto" else DTYPES[named]
+    compute_dtype = choose_compute_dtype(precision, quantization.bnb_4bit_compute_dtype)
     options: dict[str, Any] = {}
     if "quantization_config" not in json.loads((folder / "config.json").read_text()):
         options["quantization_config"] = BitsAndBytesConfig(
