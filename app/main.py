@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app import problems
 from app.body_limit import BodyLimitMiddleware
 from app.metrics import Metrics, MetricsMiddleware
-from app.routes import adapters, datasets, jobs, system, translate
+from app.routes import adapters, datasets, jobs, pages, system, translate
 from app.services import Services
 from core import __version__
 from core.settings import Settings
@@ -54,7 +54,7 @@ def create_app(
     )
     app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
     problems.install(app)
-    for room in (translate, adapters, datasets, jobs, system):
+    for room in (translate, adapters, datasets, jobs, system, pages):
         app.include_router(room.router)
     return app
 

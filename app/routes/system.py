@@ -1,7 +1,6 @@
 """Whether the service is alive, ready, and what it is doing."""
 
 from fastapi import APIRouter, Response
-from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -25,11 +24,6 @@ class Readiness(BaseModel):
 
     status: str
     checks: dict[str, Check]
-
-
-@router.get("/", include_in_schema=False)
-async def index() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 
 @router.get("/health")

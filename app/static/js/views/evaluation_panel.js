@@ -1,0 +1,49 @@
+// The verdict on a version: scores beside each other, what was decided and why, and rows to judge for oneself.
+
+import { h, newId } from "../dom.js";
+import { compact, number, t } from "../i18n.js";
+import { note } from "../notices.js";
+
+const NUM_SAMPLES = 20;
+
+/** `evaluation` of a job or a seal; older seals hold less of it. */
+export function evaluationPanel(evaluation, { adapter, adapter_version: version } = {}) {
+  const titleId = "verdict-title";
+  const { samples = [] } = evaluation;
+  return [
+    h("h2", { id: titleId }, t("verdict.title")),
+    evaluation.reason && note(evaluation.promoted ? "success" : "warning",
+      h("strong", {}, t(evaluation.promoted ? "verdict.promoted" : "verdict.kept")), " ", evaluation.reason),
+    h("div.scroll", { tabindex: 0, role: "region", "aria-labelledby": titleId }, scoreTable(evaluation, adapter && `${adapter}@${version}`)),
+    h("p.hint", {}, [
+      t("verdict.rows", { n: evaluation.rows }),
+      evaluation.gain !== undefined && t("verdict.gain", { gain: signed(evaluation.gain), metric: metricName(evaluation.metric), against: evaluation.against }),
+      evaluation.p_value !== null && evaluation.p_value !== undefined && t("verdict.p", { p: compact(evaluation.p_value) }),
+    ].filter(Boolean).join(" ")),
+    samples.length > 0 && h("details.group", { open: true }, h("summary", {}, t("verdict.samples", { n: samples.length })), sampleList(samples)),
+    Object.keys(evaluation.signatures ?? {}).length > 0 && h("details.group", {}, h("summary", {}, t("verdict.signatures")),
+      h("dl", {}, Object.entries(evaluation.signatures).map(([name, signature]) => [h("dt", {}, metricName(name)), h("dd", {}, h("code", {}, signature))]))),
+  ];
+}
+
+const metricName = (metric) => ({ bleu: "BLEU", chrf: "chrF++" })[metric] ?? metric;
+const signed = (value) => `${value > 0 ? "+" : ""}${number(value, 1)}`;
+
+export function scoreTable(evaluation, candidate) {
+  const rows = [["base", t("verdict.base")], ["current", t("verdict.current")], ["candidate", candidate ?? t("verdict.candidate")]]
+    .filter(([name]) => evaluation[name]);
+  return h("table.scores", {},
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("verdict.translator")), ["bleu", "chrf"].map((m) => h("th.num", { scope: "col" }, metricName(m))))),
+    h("tbody", {}, rows.map(([name, label]) => h("tr", { class: name }, h("th", { scope: "row" }, label),
+      ["bleu", "chrf"].map((m) => h("td.num", {}, number(evaluation[name][m], 1)))))));
+}
+
+function sampleList(samples) {
+  return h("div.samples", {}, samples.slice(0, NUM_SAMPLES).map((s) => {
+    const titleId = newId("sample");
+    const line = (name) => s[name] !== null && s[name] !== undefined
+      && h("div", { class: name }, h("dt", {}, t(`sample.${name}`)), h("dd", {}, s[name]));
+    return h("article", { "aria-labelledby": titleId }, h("h3", { id: titleId }, s.source),
+      h("dl", {}, line("reference"), line("candidate"), line("current"), line("base")));
+  }));
+}

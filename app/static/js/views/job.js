@@ -1,0 +1,182 @@
+// One job, live: what it does, its curves, its log, its verdict, and what can be done about it.
+
+import { del, get, post, text } from "../api.js";
+import { announce, h, replace } from "../dom.js";
+import { date, duration, number, t } from "../i18n.js";
+import { busy, copyButton, modal, note, problemBox, toast } from "../notices.js";
+import { follow, pause } from "../sse.js";
+import { address } from "../store.js";
+import { evaluationPanel } from "./evaluation_panel.js";
+import { JobCharts } from "./job_charts.js";
+import { ENDED, statusTag } from "./jobs.js";
+import { makeCurrent } from "./promotion.js";
+
+const LOG_MS = 3_000;
+const LOG_LINES = 200;
+const REFRESH_MS = 250;
+const CAN = {
+  pause: new Set(["running"]),
+  resume: new Set(["paused"]),
+  cancel: new Set(["queued", "preparing", "running", "pausing", "paused", "evaluating"]),
+  delete: ENDED,
+};
+
+export async function mount(root, { path, signal }) {
+  replace(root, h("h1", {}, t("job.title")), busy(t("job.loading")));
+  try {
+    const job = await get(`jobs/${encodeURIComponent(path[0])}`, { signal });
+    if (!signal.aborted) new JobView(root, job, signal);
+  } catch (problem) {
+    if (signal.aborted) return;
+    addEventListener("dragoman:back", () => mount(root, { path, signal }), { signal, once: true });
+    replace(root, h("h1", {}, t("job.title")), problemBox(problem, { actions: [h("a.button", { href: address(["jobs"]) }, t("job.all"))] }));
+  }
+}
+
+class JobView {
+  constructor(root, job, signal) {
+    Object.assign(this, { job, signal, path: `jobs/${encodeURIComponent(job.id)}` });
+    this.head = h("header.view-head", {});
+    this.link = h("p.hint", { role: "status" });
+    this.problems = h("div");
+    this.figures = h("dl.figures");
+    this.charts = new JobCharts();
+    this.verdict = h("section", { "aria-labelledby": "verdict-title", hidden: true });
+    this.log = h("pre.log", { tabindex: 0, role: "region", "aria-label": t("job.log") });
+    this.logBox = h("details.group", { ontoggle: () => this.#readLog() }, h("summary", {}, t("job.log")), this.log, copyButton(() => this.log.textContent));
+    this.config = h("details.group", {}, h("summary", {}, t("job.config")),
+      h("pre", { tabindex: 0, role: "region", "aria-label": t("job.config") }, JSON.stringify(job.config, null, 2)));
+    replace(root, h("p.crumbs", {}, h("a", { href: address(["jobs"]) }, t("job.all"))),
+      this.head, this.link, this.problems, this.figures, this.verdict, this.charts.element, this.logBox, this.config);
+    this.#show();
+    this.#follow();
+    this.#tailLog();
+  }
+
+  #follow() {
+    follow(`${this.path}/events`, {
+      signal: this.signal,
+      onEvent: ({ event, data }) => this.#on(event, data),
+      onState: (state) => {
+        this.link.textContent = state === "lost" ? t("job.lost") : "";
+        if (state instanceof Error) replace(this.problems, problemBox(state));
+      },
+    });
+  }
+
+  #on(event, data) {
+    if (event === "metrics") {
+      this.job.progress = { ...this.job.progress, ...data.progress };
+      const { train, eval: judged } = this.job.loss_curve;
+      // Older points are a replay of what is there already; a run that begins anew shows by its status.
+      if (data.train && data.train.step > (train.at(-1)?.step ?? -1)) train.push(data.train);
+      if (data.eval && data.eval.step > (judged.at(-1)?.step ?? -1)) judged.push(data.eval);
+      this.#showFigures();
+      this.charts.show(this.job.loss_curve);
+    } else {
+      this.#refreshSoon();
+    }
+    return event === "done";
+  }
+
+  /** The record is the truth; a stream that is replayed asks for it once. */
+  #refreshSoon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(async () => {
+      const before = this.job.status;
+      try {
+        this.job = await get(this.path, { signal: this.signal });
+      } catch {
+        return; // the stream comes back, and asks again
+      }
+      if (this.signal.aborted) return;
+      this.#show();
+      if (this.job.status !== before) announce(t("job.now", { status: t(`status.${this.job.status}`) }));
+      if (ENDED.has(this.job.status)) this.#readLog();
+    }, REFRESH_MS);
+  }
+
+  #show() {
+    const { job } = this;
+    const ref = job.adapter_version ? `${job.adapter}@${job.adapter_version}` : job.adapter;
+    replace(this.head, h("h1", {}, ref, " ", statusTag(job.status)), this.#actions());
+    replace(this.problems,
+      job.error && problemBox(Object.assign(new Error(job.error.message), job.error), {
+        actions: [h("a.button", { href: address(["train"], { dataset: job.dataset_id }) }, t("job.again"))],
+      }),
+      job.warnings.map((warning) => note("warning", warning)));
+    this.verdict.hidden = !job.evaluation;
+    if (job.evaluation) replace(this.verdict, evaluationPanel(job.evaluation, job));
+    this.config.querySelector("pre").textContent = JSON.stringify(job.config, null, 2);
+    this.#showFigures();
+    this.charts.show(job.loss_curve, job.status);
+  }
+
+  #showFigures() {
+    const { job } = this;
+    const { progress: p } = job;
+    const last = job.loss_curve.train.at(-1);
+    const running = !ENDED.has(job.status);
+    const figure = (name, value) => h("div", {}, h("dt", {}, t(`figure.${name}`)), h("dd", {}, value));
+    replace(this.figures,
+      figure("step", p.total_steps ? [`${number(p.step)} / ${number(p.total_steps)}`,
+        running && h("progress", { max: 100, value: p.percent, "aria-label": t("figure.step") })] : "–"),
+      running && p.eta_seconds !== null && figure("eta", duration(p.eta_seconds)),
+      job.finished_at && job.started_at && figure("took", duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000)),
+      figure("loss", number(last?.loss, 3)),
+      job.loss_curve.eval.length > 0 && figure("eval_loss", number(job.loss_curve.eval.at(-1).loss, 3)),
+      figure("speed", p.tokens_per_second ? number(p.tokens_per_second) : "–"),
+      (p.memory_mb ?? last?.memory_mb) && figure("memory", `${number(p.memory_mb ?? last.memory_mb)} MiB`),
+      job.attempt > 1 && figure("attempt", number(job.attempt)),
+      figure("created", date(job.created_at)));
+  }
+
+  #actions() {
+    const { job } = this;
+    const button = (name, act, style = "button") => CAN[name].has(job.status)
+      && h(style, { type: "button", onclick: act }, t(`job.${name}`));
+    const done = job.status === "succeeded" && job.adapter_version;
+    const ref = `${job.adapter}@${job.adapter_version}`;
+    return h("p.actions", {},
+      done && h("a.button.primary", { href: address(["translate"], { with: ref }) }, t("job.try")),
+      done && h("a.button", { href: address(["translate"], { compare: ["base", ref].join(",") }) }, t("job.compare")),
+      done && job.evaluation && !job.evaluation.promoted
+        && h("button", { type: "button", onclick: () => makeCurrent(job.adapter, job.adapter_version, () => this.#refreshSoon()) }, t("job.promote")),
+      button("pause", () => this.#act("pause")), button("resume", () => this.#act("resume"), "button.primary"),
+      button("cancel", () => modal(t("job.cancel.title"), h("p", {}, t("job.cancel.text")), t("job.cancel"), () => this.#post("cancel"), { danger: true })),
+      button("delete", () => modal(t("job.delete.title"), h("p", {}, t("job.delete.text")), t("job.delete"), async () => {
+        await del(this.path);
+        toast(t("job.deleted"));
+        location.hash = address(["jobs"]);
+      }, { danger: true }), "button.quiet"));
+  }
+
+  async #act(name) {
+    try {
+      await this.#post(name);
+    } catch (problem) {
+      this.problems.prepend(problemBox(problem));
+    }
+  }
+
+  async #post(name) {
+    this.job = { ...(await post(`${this.path}/${name}`, {})), loss_curve: this.job.loss_curve };
+    this.#show();
+  }
+
+  async #tailLog() {
+    while (!this.signal.aborted && !ENDED.has(this.job.status)) {
+      if (!document.hidden) await this.#readLog();
+      await pause(LOG_MS, this.signal);
+    }
+  }
+
+  async #readLog() {
+    if (!this.logBox.open) return;
+    const whole = await text(`${this.path}/log`, { signal: this.signal }).catch(() => null);
+    if (whole === null) return;
+    const atEnd = this.log.scrollTop + this.log.clientHeight >= this.log.scrollHeight - 8;
+    this.log.textContent = whole.trimEnd().split("\n").slice(-LOG_LINES).join("\n") || t("job.log.empty");
+    if (atEnd) this.log.scrollTop = this.log.scrollHeight;
+  }
+}

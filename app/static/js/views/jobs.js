@@ -1,0 +1,69 @@
+// All jobs, newest first, kept up to date while anybody looks.
+
+import { get } from "../api.js";
+import { h, replace, select } from "../dom.js";
+import { date, duration, number, t } from "../i18n.js";
+import { busy, emptyState, problemBox } from "../notices.js";
+import { pause } from "../sse.js";
+import { address, note } from "../store.js";
+
+export const ENDED = new Set(["succeeded", "failed", "cancelled"]);
+const STATUSES = ["queued", "preparing", "running", "pausing", "paused", "evaluating", "succeeded", "failed", "cancelling", "cancelled"];
+const ACTIVE_MS = 2_000;
+const IDLE_MS = 10_000;
+const PAGE = 20;
+
+export function mount(root, { params, signal }) {
+  const body = h("div", {}, busy(t("jobs.loading")));
+  const filter = select([{ value: "", label: t("jobs.all") }, ...STATUSES.map((s) => ({ value: s, label: t(`status.${s}`) }))], params.status ?? "", {
+    "aria-label": t("jobs.filter"), onchange: () => { note({ status: filter.value }); shown = PAGE; load(); },
+  });
+  replace(root, h("header.view-head", {}, h("h1", {}, t("nav.jobs")), filter), body);
+  let shown = PAGE;
+
+  async function load() {
+    const query = new URLSearchParams({ limit: Math.min(shown + 1, 100), ...(filter.value && { status: filter.value }) });
+    try {
+      const jobs = await get(`jobs?${query}`, { signal });
+      const focused = document.activeElement?.getAttribute("href");
+      replace(body, jobs.length ? table(jobs.slice(0, shown)) : nothing(filter.value),
+        jobs.length > shown && shown < 100 && h("p.actions", {}, h("button", { type: "button", onclick: () => { shown += PAGE; load(); } }, t("jobs.more"))));
+      if (focused) body.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+      return jobs.some((job) => !ENDED.has(job.status));
+    } catch (problem) {
+      if (!signal.aborted) replace(body, problemBox(problem, { retry: load }));
+      return false;
+    }
+  }
+
+  (async () => {
+    while (!signal.aborted) {
+      const isActive = document.hidden || (await load());
+      await pause(isActive ? ACTIVE_MS : IDLE_MS, signal);
+    }
+  })();
+  addEventListener("dragoman:back", load, { signal });
+}
+
+const nothing = (status) => (status ? h("p.hint", {}, t("jobs.none_such"))
+  : emptyState(t("jobs.empty"), t("jobs.empty.text"), h("a.button.primary", { href: address(["train"]) }, t("jobs.empty.do"))));
+
+function table(jobs) {
+  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": t("nav.jobs") }, h("table.jobs", {},
+    h("thead", {}, h("tr", {}, ["adapter", "status", "progress", "loss", "created"].map((c) => h("th", { scope: "col" }, t(`jobs.${c}`))))),
+    h("tbody", {}, jobs.map((job) => h("tr", {},
+      h("th", { scope: "row" }, h("a", { href: address(["jobs", job.id]) }, job.adapter, job.adapter_version && `@${job.adapter_version}`)),
+      h("td", {}, statusTag(job.status)),
+      h("td", {}, progress(job)),
+      h("td.num", {}, number(job.loss_curve.train.at(-1)?.loss, 3)),
+      h("td", {}, date(job.created_at)))))));
+}
+
+export const statusTag = (status) => h(`span.status.${status}`, {}, t(`status.${status}`));
+
+function progress({ progress: p, status }) {
+  if (!p.total_steps) return "";
+  const left = !ENDED.has(status) && p.eta_seconds ? ` · ${t("job.left", { time: duration(p.eta_seconds) })}` : "";
+  return [h("progress", { max: 100, value: p.percent, "aria-label": t("jobs.progress") }),
+    h("span.hint", {}, `${number(p.step)}/${number(p.total_steps)}${left}`)];
+}
