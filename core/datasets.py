@@ -1,13 +1,15 @@
 """Datasets on the volume: normalised rows, content-addressed, and what was found when they were uploaded."""
 
-import json
+import hashlib
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Self
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import NotFoundError
@@ -16,8 +18,11 @@ from core.volume import Volume, flush_entries, flush_to_disk
 logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,80}")
-ROWS_FILE = "rows.jsonl"
+ROWS_FILE = "rows.arrow"
 RECORD_FILE = "dataset.json"
+
+_EXCHANGE = pa.struct([("prompt", pa.string()), ("completion", pa.string())])
+_SCHEMA = pa.schema([*_EXCHANGE, ("further", pa.list_(_EXCHANGE))])
 
 
 class Exchange(BaseModel):
@@ -34,6 +39,11 @@ class Row(Exchange):
 
     further: tuple[Exchange, ...] = ()
 
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """All of the conversation, the first included."""
+        return (self, *self.further)
+
 
 class RowError(BaseModel):
     """Why a line of the upload cannot be used. Lines count from 1, the header included."""
@@ -44,8 +54,17 @@ class RowError(BaseModel):
     message: str
 
 
+class RowWarning(BaseModel):
+    """What is odd about `count` rows of the upload, or about the file (0). `lines` are the first of theirs."""
+
+    code: str
+    message: str
+    count: int = 0
+    lines: list[int] = []
+
+
 class TokenStatistics(BaseModel):
-    """Tokens of source plus target text, by the base model's tokenizer, without the chat template."""
+    """Tokens of a row's texts, by the base model's tokenizer, without the chat template."""
 
     min: int
     median: int
@@ -58,7 +77,7 @@ class DatasetReport(BaseModel):
     """What an upload held. `errors` are the first of the `unusable` rows; the other counts are of all."""
 
     errors: list[RowError] = []
-    warnings: list[str] = []
+    warnings: list[RowWarning] = []
     unusable: int = 0
     duplicates: int = 0
     empty: int = 0
@@ -81,14 +100,43 @@ class Dataset(BaseModel):
     preview: list[Row]
 
 
+class RowWriter:
+    """Writes rows as an Arrow stream, one batch at a time, and hashes them; a context manager.
+
+    The columns are prompt, completion and further, so that `datasets.Dataset.from_file` maps the file into memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = pa.ipc.new_stream(path, _SCHEMA)
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stream.close()
+
+    @property
+    def sha256(self) -> str:
+        """Of the rows written so far, as JSON lines; the same whatever the batches."""
+        return self._digest.hexdigest()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        values = [row.model_dump() for row in rows]
+        self._stream.write_batch(pa.RecordBatch.from_pylist(values, _SCHEMA))
+        for row in rows:
+            content = row.model_dump_json(exclude_defaults=True)
+            self._digest.update(f"{content}\n".encode())
+
+
 class DatasetStore:
-    """Datasets as folders: rows.jsonl and dataset.json."""
+    """Datasets as folders: rows.arrow and dataset.json."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
 
     def save(self, dataset: Dataset, staged: Path) -> Dataset:
-        """Publishes the folder `staged`, which holds rows.jsonl; returns the older record if it is there already."""
+        """Publishes the folder `staged`, which holds rows.arrow; returns the older record if it is there already."""
         (staged / RECORD_FILE).write_text(dataset.model_dump_json(), encoding="utf-8")
         flush_to_disk(staged)
         target = self._volume.datasets / dataset.id
@@ -125,9 +173,16 @@ class DatasetStore:
 
     def rows(self, dataset_id: str) -> Iterator[Row]:
         """Streams the rows in upload order."""
-        with self.rows_path(dataset_id).open(encoding="utf-8") as file:
-            for line in file:
-                yield Row.model_validate(json.loads(line))
+        with _batches(self.rows_path(dataset_id)) as batches:
+            for batch in batches:
+                for values in batch.to_pylist():
+                    yield Row.model_validate(values)
+
+    def prompts(self, dataset_id: str) -> Iterator[str]:
+        """Streams the rows' (first) source texts alone, which is faster."""
+        with _batches(self.rows_path(dataset_id)) as batches:
+            for batch in batches:
+                yield from batch.column("prompt").to_pylist()
 
     def rows_path(self, dataset_id: str) -> Path:
         return self._volume.datasets / dataset_id / ROWS_FILE
@@ -138,3 +193,10 @@ class DatasetStore:
         with self._volume.staged_folder() as staged, suppress(FileNotFoundError):
             # Suppressed: another request deleted it meanwhile. What is staged goes with the folder.
             (self._volume.datasets / dataset_id).rename(staged / "deleted")
+
+
+@contextmanager
+def _batches(path: Path) -> Iterator[Any]:
+    # Read, not mapped: the pages of a map would count as this process's memory.
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as batches:
+        yield batches

@@ -1,7 +1,5 @@
 """One upload -> one dataset on the volume, or a refusal that names every faulty line and leaves nothing."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +15,7 @@ from app.ingestion.reader import read_table
 from app.ingestion.records import Table, UnreadableError, printable
 from app.ingestion.report import ReportBuilder
 from app.ingestion.seen import Seen, SeenRows
-from core.datasets import ROWS_FILE, Dataset, DatasetStore, Row, RowError
+from core.datasets import ROWS_FILE, Dataset, DatasetStore, Row, RowError, RowWriter
 from core.errors import InvalidError
 from core.volume import Volume
 
@@ -60,11 +58,12 @@ def ingest(
         with opened_as_text(upload.file) as text, volume.staged_folder() as staged:
             table = read_table(text, file_format)
             mapping = _settle_mapping(upload.mapping, table, report)
-            writer = _RowWriter(staged / ROWS_FILE, report, count_tokens)
-            for batch in _batches(_usable_pairs(table, mapping, report)):
-                # Nothing will be kept once a row has failed; the rest is read for the report.
-                if upload.on_error == "skip" or not report.num_errors:
-                    writer.write(batch)
+            with RowWriter(staged / ROWS_FILE) as writer:
+                sink = _Sink(writer, report, count_tokens)
+                for batch in _batches(_usable_pairs(table, mapping, report)):
+                    # Nothing will be kept once a row has failed; the rest is read for the report.
+                    if upload.on_error == "skip" or not report.num_errors:
+                        sink.write(batch)
             if not report.num_rows or (report.num_errors and upload.on_error == "fail"):
                 _refuse(upload, report)
             dataset = Dataset(
@@ -77,7 +76,7 @@ def ingest(
                 sha256=writer.sha256,
                 created_at=datetime.now(UTC),
                 report=report.build(),
-                preview=writer.preview,
+                preview=sink.preview,
             )
             kept = store.save(dataset, staged)
     except UnreadableError as error:
@@ -87,30 +86,19 @@ def ingest(
     return kept.model_copy(update={"report": dataset.report})
 
 
-class _RowWriter:
-    """Writes rows.jsonl, hashing and counting tokens as it goes."""
+class _Sink:
+    """Writes the rows, counting tokens as it goes."""
 
-    def __init__(self, path: Path, report: ReportBuilder, count_tokens: CountTokens) -> None:
-        self._path = path
+    def __init__(self, writer: RowWriter, report: ReportBuilder, count_tokens: CountTokens) -> None:
+        self._writer = writer
         self._report = report
         self._count_tokens = count_tokens
-        self._digest = hashlib.sha256()
         self.preview: list[Row] = []
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
 
     def write(self, batch: list[Pair]) -> None:
         rows = [pair.row for pair in batch]
         self.preview += [_clipped(row) for row in rows[: _NUM_PREVIEWED - len(self.preview)]]
-        content = "".join(
-            json.dumps({"prompt": r.prompt, "completion": r.completion}, ensure_ascii=False) + "\n"
-            for r in rows
-        ).encode()
-        self._digest.update(content)
-        with self._path.open("ab") as file:
-            file.write(content)
+        self._writer.write(rows)
         counts = self._count_tokens([r.prompt for r in rows] + [r.completion for r in rows])
         for pair, of_prompt, of_completion in zip(
             batch, counts[: len(rows)], counts[len(rows) :], strict=True

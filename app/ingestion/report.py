@@ -4,7 +4,7 @@ import math
 from array import array
 from dataclasses import dataclass, field
 
-from core.datasets import DatasetReport, RowError, TokenStatistics
+from core.datasets import DatasetReport, RowError, RowWarning, TokenStatistics
 
 MAX_ERRORS = 1000
 _MAX_LINES = 10
@@ -75,7 +75,9 @@ class ReportBuilder:
     def build(self) -> DatasetReport:
         return DatasetReport(
             errors=self._errors,
-            warnings=[*self._notes, *self._warnings()],
+            warnings=[
+                RowWarning(code="note", message=w) for w in [*self._notes, *self._warnings()]
+            ],
             unusable=self.num_errors,
             duplicates=self.duplicates.count,
             empty=self._empty,

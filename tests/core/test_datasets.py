@@ -1,13 +1,28 @@
-import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import datasets
+import pyarrow as pa
 import pytest
 
-from core.datasets import RECORD_FILE, ROWS_FILE, Dataset, DatasetReport, DatasetStore, Row
+from core.datasets import (
+    RECORD_FILE,
+    ROWS_FILE,
+    Dataset,
+    DatasetReport,
+    DatasetStore,
+    Exchange,
+    Row,
+    RowWriter,
+)
 from core.errors import NotFoundError
 from core.volume import Volume
 
-ROWS = [Row(prompt="a", completion="b"), Row(prompt="漢\u2028字", completion="x\ny")]
+ROWS = [
+    Row(prompt="a", completion="b"),
+    Row(prompt="漢\u2028字", completion="x\ny"),
+    Row(prompt="c", completion="d", further=(Exchange(prompt="e", completion="f"),)),
+]
 
 
 @pytest.fixture
@@ -32,8 +47,9 @@ def dataset(number: int = 1, name: str = "tea") -> Dataset:
 
 def save(volume: Volume, record: Dataset) -> Dataset:
     with volume.staged_folder() as staged:
-        lines = (json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in ROWS)
-        (staged / ROWS_FILE).write_text("".join(lines), encoding="utf-8")
+        with RowWriter(staged / ROWS_FILE) as writer:
+            writer.write(ROWS[:1])
+            writer.write(ROWS[1:])
         return DatasetStore(volume).save(record, staged)
 
 
@@ -43,7 +59,44 @@ def test_what_is_saved_is_there(volume: Volume, store: DatasetStore) -> None:
     assert record == dataset()
     assert store.get(record.id) == record
     assert list(store.rows(record.id)) == ROWS
+    assert list(store.prompts(record.id)) == [row.prompt for row in ROWS]
     assert store.rows_path(record.id).parent.parent == volume.datasets
+
+
+def test_the_rows_are_a_file_that_datasets_maps_into_memory(
+    volume: Volume, store: DatasetStore
+) -> None:
+    record = save(volume, dataset())
+    mapped = datasets.Dataset.from_file(str(store.rows_path(record.id)))
+
+    assert mapped.column_names == ["prompt", "completion", "further"]
+    assert [Row.model_validate(row) for row in mapped] == ROWS
+
+
+def test_the_hash_is_of_the_rows_and_not_of_how_they_were_written(tmp_path: Path) -> None:
+    def write(name: str, *batches: list[Row]) -> str:
+        with RowWriter(tmp_path / name) as writer:
+            for batch in batches:
+                writer.write(batch)
+        return writer.sha256
+
+    at_once = write("a", ROWS)
+    assert write("b", *([row] for row in ROWS)) == at_once
+    assert write("c", ROWS[:2]) != at_once
+    assert write("d", [*ROWS[:2], ROWS[2].model_copy(update={"further": ()})]) != at_once
+
+
+def test_rows_are_streamed(volume: Volume, store: DatasetStore) -> None:
+    with volume.staged_folder() as staged:
+        with RowWriter(staged / ROWS_FILE) as writer:
+            for _ in range(300):
+                writer.write([Row(prompt="p" * 10_000, completion="c" * 10_000)] * 10)
+        record = DatasetStore(volume).save(dataset(), staged)
+    before = pa.total_allocated_bytes()
+    rows = store.rows(record.id)
+    assert len(next(rows).prompt) == 10_000
+    assert pa.total_allocated_bytes() - before < 5_000_000
+    assert sum(1 for _ in rows) == 2999
 
 
 def test_saving_again_gives_the_first_record(volume: Volume, store: DatasetStore) -> None:

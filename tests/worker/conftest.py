@@ -1,6 +1,5 @@
 """Jobs on a real volume and a real Redis; worker processes as they are started in production."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from core.adapters import AdapterRegistry
-from core.datasets import ROWS_FILE, Dataset, DatasetReport, DatasetStore, Row
+from core.datasets import ROWS_FILE, Dataset, DatasetReport, DatasetStore, Row, RowWriter
 from core.jobs import ENDED, Job, JobStatus
 from core.queue import TRAINING_QUEUE, create_queue, send_training
 from core.settings import Settings
@@ -118,8 +117,8 @@ class Jobs:
             preview=[],
         )
         with self.volume.staged_folder() as staged:
-            lines = (json.dumps(row.model_dump()) + "\n" for row in rows)
-            (staged / ROWS_FILE).write_text("".join(lines), encoding="utf-8")
+            with RowWriter(staged / ROWS_FILE) as writer:
+                writer.write(rows)
             return DatasetStore(self.volume).save(dataset, staged)
 
 

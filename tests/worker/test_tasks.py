@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.adapters import SEAL_FILE
+from core.datasets import ROWS_FILE
 from core.errors import InvalidError
 from core.jobs import JobStatus
 from core.settings import Settings
@@ -70,13 +71,13 @@ def test_dataset_that_is_gone(jobs: Jobs, worker_settings: Settings) -> None:
 
 def test_unexpected_failure(jobs: Jobs, worker_settings: Settings) -> None:
     job = jobs.create()
-    (jobs.volume.datasets / job.dataset_id / "rows.jsonl").write_text("no json\n")
+    (jobs.volume.datasets / job.dataset_id / ROWS_FILE).write_text("no rows")
     train(job.id, worker_settings)
     job = jobs.store.get(job.id)
     assert job.status == JobStatus.FAILED
     assert job.error
     assert job.error.code == "internal_error"
-    assert "JSONDecodeError" in job.error.message
+    assert "ArrowInvalid" in job.error.message
     log = (jobs.volume.attempt(job.id, 1) / "log.txt").read_text()
     assert "Traceback (most recent call last)" in log
 
