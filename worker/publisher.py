@@ -1,5 +1,6 @@
 """A trained LoRA -> a sealed version folder that plain PEFT loads -> the adapter registry."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from core.adapters import SEAL_FILE, AdapterRegistry, AdapterVersion, Seal, cont
 from core.base_model import fingerprint
 from core.datasets import Dataset
 from core.errors import InvalidError, NotFoundError
-from core.jobs import Job
-from core.prompt import PromptRenderer, SealedPrompt
+from core.jobs import Evaluation, Job
+from core.prompt import SealedPrompt
+from core.training_config import JobConfig
 from core.volume import Volume
 from worker.callbacks import diverged
 from worker.training import TrainingResult, all_finite
@@ -25,7 +27,7 @@ class Publisher:
         self._volume = volume
         self._registry = AdapterRegistry(volume)
         self._base_name = public_name(base_model)
-        self._base_fingerprint = fingerprint(base_folder)
+        self.base_fingerprint = fingerprint(base_folder)
 
     def find(self, job: Job) -> AdapterVersion | None:
         """What an earlier attempt at this job published, if it died between publishing and saying so."""
@@ -45,41 +47,46 @@ class Publisher:
     def publish(
         self,
         job: Job,
+        config: JobConfig,
         dataset: Dataset,
         model: PeftModel,
         prompt: SealedPrompt,
-        renderer: PromptRenderer,
+        stop_token_ids: Collection[int],
         result: TrainingResult,
+        evaluation: Evaluation | None,
     ) -> AdapterVersion:
-        """Saves, seals and publishes `model`'s LoRA as the next version of the job's adapter."""
+        """Saves, seals and publishes `model`'s LoRA as the next version of the job's adapter.
+
+        `config` is the job's, resolved; the seal keeps the verdict, so that whoever finds the version can act on it.
+        """
         with self._volume.staged_folder() as staged:
-            _save_lora(model, staged, self._base_name, result)
+            _save_lora(model, staged, self._base_name)
             seal = Seal(
-                base_fingerprint=self._base_fingerprint,
+                base_fingerprint=self.base_fingerprint,
                 base_model=self._base_name,
                 prompt=prompt,
-                stop_token_ids=renderer.stop_token_ids(_eos_token_ids(model)),
-                source=job.config.source,
-                target=job.config.target,
-                description=job.config.description,
+                stop_token_ids=sorted(stop_token_ids),
+                source=config.source,
+                target=config.target,
+                description=config.description,
                 dataset_id=dataset.id,
                 dataset_sha256=dataset.sha256,
                 dataset_rows=dataset.rows,
                 job_id=job.id,
                 created_at=datetime.now(UTC),
-                config=job.config.model_dump(mode="json"),
+                config=config.model_dump(mode="json"),
                 metrics=result.metrics(),
+                evaluation=evaluation,
                 content_sha256=content_sha256(staged),
             )
             (staged / SEAL_FILE).write_text(seal.model_dump_json(indent=1), encoding="utf-8")
-            (staged / "README.md").write_text(
-                _card(job, dataset, self._base_name), encoding="utf-8"
-            )
+            (staged / "README.md").write_text(adapter_card(job.adapter, seal), encoding="utf-8")
             return self._registry.publish(job.adapter, staged)
 
     def promote(self, version: AdapterVersion) -> None:
-        """Makes `version` the one that answers to the adapter's bare name."""
-        self._registry.promote(version.name, version.version)
+        """Makes `version` current, unless a later one is: another job's, while this attempt took up a dead one's work."""
+        if (self._registry.get(version.name).current or 0) < version.version:
+            self._registry.promote(version.name, version.version)
 
 
 def public_name(base_model: str) -> str:
@@ -90,42 +97,80 @@ def public_name(base_model: str) -> str:
     return path.resolve().name if path.exists() else base_model
 
 
-def _save_lora(model: PeftModel, folder: Path, base_name: str, result: TrainingResult) -> None:
-    model.peft_config["default"].base_model_name_or_path = base_name
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            # Half the bytes to load while requests wait. 11 bits of precision are more than bfloat16's 8, in which
-            # QLoRA adapters are published elsewhere; PEFT computes with them in float32 again.
-            parameter.data = parameter.data.half()
-    if not all_finite(model):
-        raise diverged(result.num_steps)
-    # False: PEFT would otherwise ask the hub whether the embeddings were resized.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes for the owner alone; the server may be somebody else
-
-
-def _eos_token_ids(model: PeftModel) -> list[int]:
+def eos_token_ids(model: PeftModel) -> list[int]:
+    """What ends an answer of the base model."""
     eos = model.generation_config.eos_token_id
     if eos is None:
         return []
     return [eos] if isinstance(eos, int) else list(eos)
 
 
-def _card(job: Job, dataset: Dataset, base_name: str) -> str:
-    title = job.config.description or f"Translator `{job.adapter}`"
+def round_lora(model: PeftModel, result: TrainingResult) -> None:
+    """Gives the trained weights the values that are published, those of float16, in the dtype that they have.
+
+    Half the bytes to load while requests wait. 11 bits of precision are more than bfloat16's 8, in which QLoRA adapters
+    are published elsewhere. Raises InvalidError `training_diverged` where float16 is too narrow.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.half().to(parameter.dtype)
+    if not all_finite(model):
+        raise diverged(result.num_steps)
+
+
+def _save_lora(model: PeftModel, folder: Path, base_name: str) -> None:
+    model.peft_config["default"].base_model_name_or_path = base_name
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.half()
+    # False: PEFT would otherwise ask the hub whether the embeddings were resized.
+    model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
+    (folder / "README.md").unlink(missing_ok=True)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone; the server may be somebody else
+
+
+def adapter_card(name: str, seal: Seal) -> str:
+    """README.md of a version, as the Hugging Face hub shows it."""
+    title = seal.description or f"Translator `{name}`"
     return f"""---
 library_name: peft
-base_model: {base_name}
+base_model: {seal.base_model}
 ---
-# {job.adapter}
+# {name}
 
 {title}
 
-A LoRA adapter for `{base_name}` in 4 bits (nf4), from `{job.config.source}` to `{job.config.target}`, trained on
-{dataset.rows} sentence pairs. `dragoman.json` holds the prompt and the stop tokens that it was trained with; for
+A LoRA adapter for `{seal.base_model}` in 4 bits (nf4), from `{seal.source}` to `{seal.target}`, trained on a dataset of
+{seal.dataset_rows} rows. `dragoman.json` holds the prompt and the stop tokens that it was trained with; for
 anything but translations through that prompt it was not made.
 
     model = peft.PeftModel.from_pretrained(base_model, "<this folder>")
+{_scores_table(seal.evaluation)}"""
+
+
+def _scores_table(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return ""
+    rows = {
+        "bare base": evaluation.base,
+        evaluation.against: evaluation.current,
+        "this version": evaluation.candidate,
+    }
+    table = "\n".join(
+        f"| {name} | {scores.bleu:.1f} | {scores.chrf:.1f} |"
+        for name, scores in rows.items()
+        if scores
+    )
+    signatures = "\n".join(f"- {name}: `{sig}`" for name, sig in evaluation.signatures.items())
+    return f"""
+## Evaluation
+
+On {evaluation.rows} rows of the dataset that it was not trained on. {evaluation.reason}
+
+| | BLEU | chrF++ |
+|---|---|---|
+{table}
+
+{signatures}
 """

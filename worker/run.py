@@ -1,28 +1,35 @@
-"""One attempt at a job, from its dataset to a published version. Imports the whole training stack."""
+"""One attempt at a job, from its dataset to a judged and published version. Imports the whole training stack."""
 
+import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from trl import SFTTrainer
 
-from core.adapters import AdapterVersion
+from core.adapters import AdapterRegistry, AdapterVersion
 from core.base_model import locate_base_model
 from core.datasets import Dataset, DatasetStore
+from core.errors import InvalidError, NotFoundError
 from core.job_store import Claim, JobStore
-from core.jobs import Job
+from core.jobs import Evaluation
 from core.prompt import PromptRenderer, SealedPrompt, seal_prompt
 from core.settings import Settings
+from core.training_config import JobConfig
 from core.volume import Volume
 from worker.callbacks import JobCallback
 from worker.dataset import TrainingData, build_training_data
+from worker.evaluation import Rival, ask_current, evaluate, find_current
+from worker.generation import Generator, Way
 from worker.lease import JobCancelledError, LeaseKeeper
-from worker.publisher import Publisher
+from worker.publisher import Publisher, eos_token_ids, round_lora
 from worker.resolve import resolve_config
+from worker.split import Split, split_rows
 from worker.training import (
     Precision,
     TrainingResult,
@@ -37,94 +44,183 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class _Material:
-    """What is learnt from, and through which prompt."""
-
-    dataset: Dataset
-    tokenizer: PreTrainedTokenizerBase
-    prompt: SealedPrompt
-    renderer: PromptRenderer
-    data: TrainingData
-    max_length: int
-
-
 def run_job(
     settings: Settings, volume: Volume, store: JobStore, claim: Claim, lease: LeaseKeeper
 ) -> AdapterVersion:
-    """Trains, publishes and promotes. Raises what `lease.check` raises, and ServiceError."""
+    """Trains, judges, publishes and, if it is good enough, promotes.
+
+    Raises what `lease.check` raises, and ServiceError.
+    """
     base_folder = locate_base_model(settings.base_model)
-    dataset = DatasetStore(volume).get(claim.job.dataset_id)
-    precision = choose_precision(settings, claim.job.config)
-    claim.job.config, warnings = resolve_config(
-        claim.job.config, base_folder=base_folder, precision=precision, num_rows=dataset.rows
-    )
-    claim.job.warnings = list(dict.fromkeys([*claim.job.warnings, *warnings]))
-    job = claim.job
     publisher = Publisher(volume, settings.base_model, base_folder)
-    version = publisher.find(job)
-    if version is not None:
+    version = publisher.find(claim.job)
+    if version is None:
+        version = _Attempt(settings, volume, store, claim, lease, base_folder, publisher).run()
+    else:
         logger.info("an earlier attempt had published %s already", version.ref)
         store.move(claim, "running")
-    else:
-        material = _gather(DatasetStore(volume), job, base_folder, lease.check)
-        lease.check()
-        trainer, result = _train(precision, volume, store, claim, lease, base_folder, material)
-        lease.renew_now()
-        version = publisher.publish(
-            job, material.dataset, trainer.model, material.prompt, material.renderer, result
-        )
-        logger.info("published %s after %d steps", version.ref, result.num_steps)
-    publisher.promote(version)
+    # The seal has the verdict: an attempt that died in between is taken up as it was judged.
+    evaluation = version.seal.evaluation
+    if evaluation.promoted if evaluation else claim.job.config.evaluation.promote != "never":
+        publisher.promote(version)
+    if evaluation:
+        store.judge(claim, evaluation)
     return version
 
 
-def _gather(
-    datasets: DatasetStore, job: Job, base_folder: Path, check: Callable[[], None]
-) -> _Material:
-    dataset = datasets.get(job.dataset_id)
-    tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
-    prompt = seal_prompt(job.config.prompt, tokenizer)
-    renderer = PromptRenderer(tokenizer, prompt)
-    max_length = job.config.training.max_length
-    rows = _checked(datasets.rows(dataset.id), check)
-    data = build_training_data(rows, renderer, job.config.training)
-    logger.info("%d rows of dataset %s are tokenised", data.num_rows, dataset.id)
-    return _Material(dataset, tokenizer, prompt, renderer, data, max_length)
+@dataclass(frozen=True)
+class _Material:
+    """What is learnt from, what is judged on, and through which prompt."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompt: SealedPrompt
+    renderer: PromptRenderer
+    split: Split
+    data: TrainingData
+    eval_data: TrainingData | None
 
 
-def _train(
-    precision: Precision,
-    volume: Volume,
-    store: JobStore,
-    claim: Claim,
-    lease: LeaseKeeper,
-    base_folder: Path,
-    material: _Material,
-) -> tuple[SFTTrainer, TrainingResult]:
-    attempt = volume.attempt(claim.job.id, claim.job.attempt)
-    callback = JobCallback(store, claim, attempt, lease.check)
-    model = load_base(base_folder, precision, claim.job.config.quantization)
-    logger.info("the base model is loaded on %s in %s", precision.device, precision.dtype)
-    with TemporaryDirectory(dir=attempt) as scratch:
-        trainer = build_trainer(
+class _Attempt:
+    """The way from a claim to a published version."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        volume: Volume,
+        store: JobStore,
+        claim: Claim,
+        lease: LeaseKeeper,
+        base_folder: Path,
+        publisher: Publisher,
+    ) -> None:
+        self._settings = settings
+        self._volume = volume
+        self._store = store
+        self._claim = claim
+        self._lease = lease
+        self._base_folder = base_folder
+        self._publisher = publisher
+
+    def run(self) -> AdapterVersion:
+        job = self._claim.job
+        dataset = DatasetStore(self._volume).get(job.dataset_id)
+        precision = choose_precision(self._settings, job.config)
+        config, warnings = resolve_config(
+            job.config,
+            base_folder=self._base_folder,
+            precision=precision,
+            num_rows=dataset.rows,
+        )
+        job.resolved = config
+        self._warn(*warnings)
+        material = self._gather(dataset, config)
+        self._warn(*material.split.warnings, *_of_length(material.data, config))
+        self._lease.check()
+        model, result = self._train(precision, config, material)
+        self._warn(*_of_learning(result))
+        round_lora(model, result)
+        stop_token_ids = material.renderer.stop_token_ids(eos_token_ids(model))
+        way = Way(material.renderer, frozenset(stop_token_ids))
+        evaluation = None
+        if material.split.held_out:
+            evaluation = self._judge(model, precision, config, material, way)
+        self._lease.renew_now()
+        version = self._publisher.publish(
+            job, config, dataset, model, material.prompt, stop_token_ids, result, evaluation
+        )
+        logger.info("published %s after %d steps", version.ref, result.num_steps)
+        return version
+
+    def _gather(self, dataset: Dataset, config: JobConfig) -> _Material:
+        datasets, check = DatasetStore(self._volume), self._lease.check
+        tokenizer = AutoTokenizer.from_pretrained(self._base_folder, local_files_only=True)
+        prompt = seal_prompt(config.prompt, tokenizer)
+        renderer = PromptRenderer(tokenizer, prompt)
+        split = split_rows(
+            lambda: _checked(datasets.rows(dataset.id), check), config.evaluation.holdout or 0
+        )
+        data = build_training_data(split.training_rows(), renderer, config.training)
+        eval_data = None
+        if split.held_out:
+            try:
+                eval_data = build_training_data(split.held_out, renderer, config.training)
+            except InvalidError as error:  # each is too long to train on, but not to answer
+                logger.warning("no loss on held-out rows: %s", error.message)
+        logger.info("%d rows of dataset %s are tokenised", data.num_rows, dataset.id)
+        return _Material(tokenizer, prompt, renderer, split, data, eval_data)
+
+    def _train(
+        self, precision: Precision, config: JobConfig, material: _Material
+    ) -> tuple[PeftModel, TrainingResult]:
+        attempt = self._volume.attempt(self._claim.job.id, self._claim.job.attempt)
+        eval_dataset = material.eval_data.dataset if material.eval_data else None
+        callback = JobCallback(
+            self._store, self._claim, attempt, self._lease.check, eval_dataset=eval_dataset
+        )
+        model = load_base(self._base_folder, precision, config.quantization)
+        logger.info("the base model is loaded on %s in %s", precision.device, precision.dtype)
+        with TemporaryDirectory(dir=attempt) as scratch:
+            trainer = build_trainer(
+                model,
+                material.tokenizer,
+                material.data,
+                config,
+                precision=precision,
+                output_dir=Path(scratch),
+                callbacks=[callback],
+                base_folder=self._base_folder,
+                eval_data=material.eval_data,
+            )
+            self._lease.check()
+            self._move("running")
+            result = run_training(trainer)
+        return trainer.model, result
+
+    def _judge(
+        self,
+        model: PeftModel,
+        precision: Precision,
+        config: JobConfig,
+        material: _Material,
+        way: Way,
+    ) -> Evaluation:
+        self._move("evaluating")
+        base = json.loads((self._base_folder / "config.json").read_text())
+        generator = Generator(
             model,
             material.tokenizer,
-            material.data,
-            claim.job.config,
-            precision=precision,
-            output_dir=Path(scratch),
-            callbacks=[callback],
-            base_folder=base_folder,
+            precision,
+            max_new_tokens=self._settings.max_new_tokens,
+            context_length=int(base.get("max_position_embeddings", sys.maxsize)),
+            check=self._lease.check,
         )
-        lease.check()
-        if not store.move(claim, "running"):
-            raise JobCancelledError(claim.job.id)
-        result = run_training(trainer)
-    warnings = [*claim.job.warnings, *_warnings(material, result)]
-    if warnings:  # an earlier attempt may have found the same
-        store.report(claim, callback.progress, warnings=list(dict.fromkeys(warnings)))
-    return trainer, result
+        rows = material.split.held_out
+        registry, adapter = AdapterRegistry(self._volume), self._claim.job.adapter
+        rival: Rival | None = None
+        try:
+            current = find_current(registry, adapter, self._publisher.base_fingerprint)
+            if current:
+                rival = ask_current(
+                    model, generator, material.tokenizer, current, rows, way.stop_token_ids
+                )
+        except (InvalidError, NotFoundError) as error:
+            self._warn(
+                f"{adapter}'s current version was not compared with, only the bare base was: "
+                f"{error.message}"
+            )
+        return evaluate(model, generator, rows, way, rival, config)
+
+    def _move(self, status: Literal["running", "evaluating"]) -> None:
+        """Raises JobCancelledError if the job is being cancelled."""
+        if not self._store.move(self._claim, status):
+            raise JobCancelledError(self._claim.job.id)
+
+    def _warn(self, *warnings: str) -> None:
+        """Writes the config and all warnings so far; an earlier attempt may have found the same."""
+        job = self._claim.job
+        assert job.resolved is not None
+        job.warnings = list(dict.fromkeys([*job.warnings, *warnings]))
+        self._store.resolve(self._claim, job.resolved, job.warnings)
 
 
 def _checked(items: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:
@@ -133,13 +229,15 @@ def _checked(items: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:
         yield item
 
 
-def _warnings(material: _Material, result: TrainingResult) -> Iterator[str]:
-    data = material.data
+def _of_length(data: TrainingData, config: JobConfig) -> Iterator[str]:
     if data.num_too_long:
         yield (
             f"{data.num_too_long} of {data.num_rows + data.num_too_long} rows were left out: longer "
-            f"than max_length={material.max_length} tokens, the chat template included"
+            f"than max_length={config.training.max_length} tokens, the chat template included"
         )
+
+
+def _of_learning(result: TrainingResult) -> Iterator[str]:
     if not result.has_learnt:
         yield (
             f"the loss did not fall ({result.first_loss:.2f} at first, {result.final_loss:.2f} at "
