@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from trl import SFTTrainer, pack_dataset
 
 from core.target_modules import match_target_modules
 from core.training_config import JobConfig, LoraSection, QuantizationSection, TrainingSection
+from worker import packed_attention
 from worker.arguments import training_arguments
 from worker.callbacks import diverged
 from worker.dataset import TrainingData
@@ -174,7 +176,10 @@ def run_training(trainer: SFTTrainer) -> TrainingResult:
     num_trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     logger.info("training %d parameters on %s", num_trainable, trainer.args.device)
     started_s = time.monotonic()
-    output = trainer.train()
+    base = trainer.model.get_base_model()
+    is_packed = packed_attention.is_possible(base, trainer.args.max_length)
+    with packed_attention.used_by(base) if is_packed else nullcontext():
+        output = trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not math.isfinite(output.training_loss) or not all_finite(trainer.model):
         raise diverged(output.global_step)
