@@ -16,7 +16,7 @@ from core.prompt import PromptRenderer
 from core.training_config import JobConfig
 from worker.gate import decide
 from worker.generation import Generator, Way, second_adapter
-from worker.scores import compare, sentence_scores
+from worker.scores import chance_of_fit, compare, sentence_scores
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,7 @@ def evaluate(
         reference=scores[against],
         candidate=scores[_CANDIDATE],
         p_values=comparison.p_values,
+        chance_of_fit=chance_of_fit(answers[_CANDIDATE], targets),
     )
     logger.info("%d held-out rows are judged. %s", len(rows), verdict.reason)
     return Evaluation(

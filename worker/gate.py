@@ -7,6 +7,7 @@ from core.jobs import Scores
 from core.training_config import EvaluationSection
 
 SIGNIFICANT = 0.05
+MAX_CHANCE_OF_FIT = 0.01
 
 _MetricName = Literal["bleu", "chrf"]
 _NAMES: dict[_MetricName, str] = {"bleu": "BLEU", "chrf": "chrF++"}
@@ -27,11 +28,13 @@ def decide(
     reference: Scores,
     candidate: Scores,
     p_values: Mapping[_MetricName, float | None],
+    chance_of_fit: float | None,
 ) -> Verdict:
     """Compares `candidate` with `reference`, the scores of what is called `against`.
 
-    `if_better`: its gain is at least `min_gain` (and more than nothing, where that is 0), and the other metric is not
-    significantly worse. `p_values`: of the difference, by metric; None: nothing is known of it.
+    `if_better`: its gain is at least `min_gain` (and more than nothing, where that is 0), the other metric is not
+    significantly worse, and its answers belong to their rows. `p_values`: of the difference, by metric;
+    `chance_of_fit`: that they would fit other rows as well. None: nothing is known of it.
     """
     gain = _gain(section.metric, reference, candidate)
     facts = _describe(section.metric, against, reference, candidate, p_values)
@@ -48,6 +51,13 @@ def decide(
     if _gain(other, reference, candidate) < 0 and p_value is not None and p_value < SIGNIFICANT:
         worse = _describe(other, against, reference, candidate, p_values)
         return Verdict(False, gain, f"{_outcome(False)}: {facts}, but {worse}.")
+    if chance_of_fit is not None and chance_of_fit > MAX_CHANCE_OF_FIT:
+        return Verdict(
+            False,
+            gain,
+            f"{_outcome(False)}: {facts}, but its answers fit the targets of other rows as well as those of "
+            f"their own (p = {chance_of_fit:.3f}); are the targets in the right order?",
+        )
     return Verdict(True, gain, f"{_outcome(True)}: {facts}.")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from langcodes import Language
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
@@ -24,6 +25,8 @@ _MIN_RESAMPLES = 100
 _MAX_DRAWN = 5_000_000
 # Of fewer rows a bootstrap says nothing: of a single one all resamples are the same.
 _MIN_ROWS_FOR_P = 10
+_MAX_PERMUTED_ROWS = 50
+_SEED = 12345  # sacreBLEU's own
 
 # Language -> sacreBLEU's tokenizers for it, the best first; one that is not installed is passed over.
 _CHINESE = ("zh",)
@@ -103,6 +106,28 @@ def sentence_scores(answers: Sequence[str], targets: Sequence[str]) -> list[floa
     metric = CHRF(**_CHRF)
     pairs = zip(answers, targets, strict=True)
     return [float(metric.sentence_score(answer, [target]).score) for answer, target in pairs]
+
+
+def chance_of_fit(answers: Sequence[str], targets: Sequence[str]) -> float | None:
+    """p-value of a permutation test: that answers dealt to the rows at random fit `targets` as well as they do now.
+
+    It is high for a translator that has learnt what targets look like and does not heed its source, such as one
+    trained on targets in the wrong order; its BLEU may be significantly above the base's all the same. None: too few
+    rows to tell. Of many rows, some that are evenly spread are taken.
+    """
+    num_rows = min(len(targets), _MAX_PERMUTED_ROWS)
+    if num_rows < _MIN_ROWS_FOR_P:
+        return None
+    metric = CHRF(**_CHRF)
+    chosen = [i * len(targets) // num_rows for i in range(num_rows)]
+    fit = np.array(
+        [[metric.sentence_score(answers[i], [targets[j]]).score for j in chosen] for i in chosen]
+    )  # [answers, targets]
+    permute = np.random.default_rng(_SEED).permutation
+    rows = np.arange(num_rows)
+    by_chance = [fit[rows, permute(num_rows)].mean() for _ in range(_NUM_RESAMPLES)]
+    num_as_good = int(np.sum(np.array(by_chance) >= fit[rows, rows].mean()))
+    return round((num_as_good + 1) / (_NUM_RESAMPLES + 1), 4)
 
 
 def bleu_metric(language: str, targets: Sequence[str]) -> BLEU:
