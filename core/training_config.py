@@ -154,7 +154,10 @@ class EvaluationSection(_Section):
 class JobConfig(_Section):
     """The `config` of POST /jobs, resolved: what a job did not name holds its preset's value, or the default."""
 
-    preset: PresetName | None = None
+    # The schema says what each preset stands for, so that a form made from it can show it.
+    preset: PresetName | None = Field(
+        None, json_schema_extra={"x-presets": dict[str, Any](PRESETS)}
+    )
     source: LanguageCode = "und"
     target: LanguageCode = "und"
     description: PlainText = Field("", max_length=2000)

@@ -82,7 +82,7 @@ export class Chart {
 
   #axes(width, xs, ys) {
     const bottom = this.height - MARGIN.bottom;
-    const yTicks = ticks(ys, Math.max(2, this.height / 50), { log: this.log });
+    const yTicks = ticks(ys, Math.max(3, this.height / 50), { log: this.log });
     return svg("g.axes", {},
       yTicks.map((v) => [
         svg("line.grid", { x1: MARGIN.left, x2: width - MARGIN.right, y1: this.y(v), y2: this.y(v) }),

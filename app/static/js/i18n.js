@@ -74,10 +74,12 @@ export function languageName(tag) {
   if (!tag || tag === "und") return t("language.unknown");
   const [known, own] = tag.split("-x-");
   let name = known;
-  try {
+  if (has(`language.${known}`)) name = t(`language.${known}`);
+  else try {
     name = new Intl.DisplayNames([language], { type: "language" }).of(known);
   } catch { /* not a tag that the browser knows: shown as it is */ }
   return own ? `${name} (${own})` : name;
 }
 
-export const pairName = (source, target) => `${languageName(source)} → ${languageName(target)}`;
+/** "English → German"; empty where neither is told. */
+export const pairName = (source, target) => (source === "und" && target === "und" ? "" : `${languageName(source)} → ${languageName(target)}`);

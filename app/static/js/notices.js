@@ -21,6 +21,16 @@ export const busy = (reason) => h("p.busy", { role: "status" }, h("span.pulse", 
 export const emptyState = (title, text, ...actions) => h("div.empty-state", {},
   h("h2", {}, title), h("p", {}, text), actions.length > 0 && h("p.actions", {}, actions));
 
+/** A dialog to read. */
+export function reader(title, content) {
+  const titleId = newId("dialog");
+  const dialog = h("dialog", { "aria-labelledby": titleId, onclose: () => dialog.remove() },
+    h("form", { method: "dialog" }, h("h2", { id: titleId }, title), content,
+      h("p.actions", {}, h("button", { type: "button", onclick: () => dialog.close() }, t("close")))));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
 /** A dialog with one thing to do. `act` may return a promise; a Problem that it raises is shown and the dialog stays. */
 export function modal(title, content, actLabel, act, { danger = false } = {}) {
   const titleId = newId("dialog");

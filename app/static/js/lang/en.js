@@ -6,7 +6,7 @@ export default {
   ...parameters,
   "nav.label": "Views", "nav.skip": "Skip to content", "nav.translate": "Translate", "nav.train": "Train", "nav.jobs": "Jobs", "nav.adapters": "Adapters",
   "theme.label": "Appearance", "theme.auto": "Auto", "theme.light": "Light", "theme.dark": "Dark",
-  "language.label": "Language of this page", "language.unknown": "unspecified",
+  "language.label": "Language of this page", "language.unknown": "unspecified", "language.lzh": "Classical Chinese",
   "time.hours": "{h} h {m} min", "time.minutes": "{m} min {s} s", "time.seconds": "{s} s",
   retry: "Try again", cancel: "Cancel", close: "Close", copy: "Copy", copied: "Copied", auto: "auto", yes: "yes", no: "no",
   "error.offline": "The server cannot be reached. What you have written stays here.",
@@ -39,9 +39,9 @@ export default {
   "upload.title": "1. Your pairs", "upload.drop": "Drop a file here, or choose one", "upload.formats": "CSV, TSV, JSONL, JSON, TMX or Parquet: one pair a row",
   "upload.sample": "It looks like this. Some hundred rows are enough to begin with.", "upload.existing": "Or use what is here already", "upload.rows": "1 row|{n} rows",
   "upload.reading": "Reading and checking {name} ({size}) …", "upload.done": "{name}: {rows} rows are ready.", "upload.another": "Another file",
-  "upload.skip": "Go on without this line|Go on without these {n} lines",
+  "upload.refused": "1 line of {name} cannot be used.|{n} lines of {name} cannot be used.", "upload.skip": "Go on without this line|Go on without these {n} lines",
   "mapping.title": "Which column is which?", "mapping.source": "Text to translate", "mapping.target": "Its translation", "mapping.input": "Further input", "mapping.input.hint": "Put below the text, as in Alpaca’s format.", "mapping.none": "none",
-  "mapping.apply": "Use these columns", "mapping.swap": "Swap", "mapping.messages": "Conversations in the column {column}.", "mapping.fixed": "{source} → {target}. To change the columns, choose the file again.",
+  "mapping.needed": "The names of the columns in {name} do not tell which one is translated into which. Choose them below.", "mapping.apply": "Use these columns", "mapping.swap": "Swap", "mapping.messages": "Conversations in the column {column}.", "mapping.fixed": "{source} → {target}. To change the columns, choose the file again.",
   "report.tokens.min": "shortest", "report.tokens.median": "median", "report.tokens.p95": "95 % up to", "report.tokens.max": "longest", "report.tokens.total": "tokens in all",
   "report.unusable": "{n} line left out|{n} lines left out", "report.duplicates": "{n} duplicate|{n} duplicates", "report.empty": "{n} empty|{n} empty", "report.too_long": "{n} too long|{n} too long",
   "report.warnings": "1 thing to look at|{n} things to look at", "report.lines": "(lines {lines})", "report.faults": "1 faulty line|{n} faulty lines", "report.first": "The first {n} of them:",
@@ -82,6 +82,6 @@ export default {
   "traffic.title": "Share of the requests", "traffic.text": "Try a version on a part of the requests that ask for {name} without a version. The shares make 100 %.", "traffic.share": "{ref}, %", "traffic.save": "Set the shares", "traffic.saved": "The shares are set.", "traffic.clear": "All to the current version", "traffic.sum": "{sum} % of 100 %",
   "import.open": "Import an adapter", "import.title": "Import an adapter", "import.text": "A LoRA adapter as PEFT saves it, trained for this server’s base model.", "import.file": "Archive", "import.file.hint": "A zip or tar of the folder; one downloaded here fits.", "import.name": "Name", "import.prompt.hint": "As it was trained. Empty: what the archive says, else the text alone.", "import.description": "Description", "import.do": "Import", "import.done": "{ref} is imported.",
 
-  "advice.dataset_invalid": "Mend these in your file and send it again.", "advice.queue_full": "Wait until a job has ended, or cancel one.", "advice.not_ready": "The base model is being loaded; this takes a moment.",
+  "advice.dataset_invalid": "Mend the file and send it again.", "advice.lines_unusable": "Mend what is listed below and send the file again, or go on without it.", "advice.queue_full": "Wait until a job has ended, or cancel one.", "advice.not_ready": "The base model is being loaded; this takes a moment.",
   "advice.out_of_memory": "Take a smaller batch or a smaller max_length.", "advice.training_diverged": "Take a lower learning rate.", "advice.dataset_in_use": "Wait for the job that uses it.",
 };

@@ -48,6 +48,7 @@ export default {
   "param.init_lora_weights": "How the adapter starts. loftq makes up for what 4 bits lost.",
   "param.bnb_4bit_quant_type": "Fixed: the 4-bit type of the base that is served.",
   "param.bnb_4bit_use_double_quant": "Packs the scales too; saves a little memory.",
+  "param.prepare_model_for_kbit_training": "Keeps what is not in 4 bits in float32 while training, as PEFT’s function of that name does.",
   "param.bnb_4bit_compute_dtype": "The type that is computed in. auto: what the device does best.",
   "param.holdout.label": "Rows held out", "param.holdout": "Kept for evaluation: a share (0.1) or a number of rows (0: none). Empty: a tenth, at most 200.",
   "param.metric.label": "Metric", "param.metric": "What “better” is measured in. chrF++ is kinder to languages with many word forms.",

@@ -48,6 +48,7 @@ export default {
   "param.init_lora_weights": "适配器的初始值。loftq 弥补 4 位量化的损失。",
   "param.bnb_4bit_quant_type": "固定：所服务的基础模型的 4 位类型。",
   "param.bnb_4bit_use_double_quant": "连缩放系数也压缩，略省内存。",
+  "param.prepare_model_for_kbit_training": "训练时把非 4 位的部分保持为 float32，与 PEFT 的同名函数一样。",
   "param.bnb_4bit_compute_dtype": "计算所用的类型。auto：设备最擅长的。",
   "param.holdout.label": "留出的行", "param.holdout": "留作评估：比例（0.1）或行数（0：不留）。留空：十分之一，最多 200 行。",
   "param.metric.label": "指标", "param.metric": "用什么衡量“更好”。chrF++ 对词形丰富的语言更公平。",

@@ -6,7 +6,7 @@ export default {
   ...parameters,
   "nav.label": "页面", "nav.skip": "跳到正文", "nav.translate": "翻译", "nav.train": "训练", "nav.jobs": "任务", "nav.adapters": "适配器",
   "theme.label": "外观", "theme.auto": "自动", "theme.light": "浅色", "theme.dark": "深色",
-  "language.label": "界面语言", "language.unknown": "未指定",
+  "language.label": "界面语言", "language.unknown": "未指定", "language.lzh": "文言文",
   "time.hours": "{h} 小时 {m} 分", "time.minutes": "{m} 分 {s} 秒", "time.seconds": "{s} 秒",
   retry: "重试", cancel: "取消", close: "关闭", copy: "复制", copied: "已复制", auto: "自动", yes: "是", no: "否",
   "error.offline": "连接不到服务器。您写的内容都保留在这里。",
@@ -39,9 +39,9 @@ export default {
   "upload.title": "1. 您的句对", "upload.drop": "把文件拖到这里，或点击选择", "upload.formats": "CSV、TSV、JSONL、JSON、TMX 或 Parquet：每行一个句对",
   "upload.sample": "文件就像这样。几百行就可以开始。", "upload.existing": "或者使用已有的数据", "upload.rows": "{n} 行",
   "upload.reading": "正在读取并检查 {name}（{size}）……", "upload.done": "{name}：{rows} 行已就绪。", "upload.another": "换一个文件",
-  "upload.skip": "略过这 {n} 行继续",
+  "upload.refused": "{name} 中有 {n} 行无法使用。", "upload.skip": "略过这 {n} 行继续",
   "mapping.title": "各列是什么？", "mapping.source": "原文", "mapping.target": "译文", "mapping.input": "附加输入", "mapping.input.hint": "放在原文下方，如 Alpaca 格式。", "mapping.none": "无",
-  "mapping.apply": "使用这些列", "mapping.swap": "对调", "mapping.messages": "对话在 {column} 列。", "mapping.fixed": "{source} → {target}。要更改列，请重新选择文件。",
+  "mapping.needed": "从 {name} 的列名看不出哪一列译成哪一列，请在下面选择。", "mapping.apply": "使用这些列", "mapping.swap": "对调", "mapping.messages": "对话在 {column} 列。", "mapping.fixed": "{source} → {target}。要更改列，请重新选择文件。",
   "report.tokens.min": "最短", "report.tokens.median": "中位数", "report.tokens.p95": "95 % 不超过", "report.tokens.max": "最长", "report.tokens.total": "词元总数",
   "report.unusable": "略过 {n} 行", "report.duplicates": "{n} 行重复", "report.empty": "{n} 行为空", "report.too_long": "{n} 行过长",
   "report.warnings": "{n} 处值得留意", "report.lines": "（第 {lines} 行）", "report.faults": "{n} 行有错", "report.first": "其中前 {n} 行：",
@@ -82,6 +82,6 @@ export default {
   "traffic.title": "请求分配", "traffic.text": "让一部分不指定版本的 {name} 请求试用某个版本。各版本合计 100 %。", "traffic.share": "{ref}，%", "traffic.save": "设置分配", "traffic.saved": "分配已设置。", "traffic.clear": "全部用当前版本", "traffic.sum": "合计 {sum} %（须为 100 %）",
   "import.open": "导入适配器", "import.title": "导入适配器", "import.text": "由 PEFT 保存、为此服务器的基础模型训练的 LoRA 适配器。", "import.file": "压缩包", "import.file.hint": "文件夹的 zip 或 tar；从这里下载的即可。", "import.name": "名称", "import.prompt.hint": "与训练时相同。留空：以压缩包为准，否则只用原文。", "import.description": "说明", "import.do": "导入", "import.done": "{ref} 已导入。",
 
-  "advice.dataset_invalid": "请在文件中改正后重新上传。", "advice.queue_full": "请等一个任务结束，或取消一个。", "advice.not_ready": "正在加载基础模型，请稍候。",
+  "advice.dataset_invalid": "请改正文件后重新上传。", "advice.lines_unusable": "请改正下列各行后重新上传，或略过它们继续。", "advice.queue_full": "请等一个任务结束，或取消一个。", "advice.not_ready": "正在加载基础模型，请稍候。",
   "advice.out_of_memory": "请减小批量或 max_length。", "advice.training_diverged": "请降低学习率。", "advice.dataset_in_use": "请等使用它的任务结束。",
 };

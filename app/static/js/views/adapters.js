@@ -3,7 +3,7 @@
 import { del, get, put, saveFile } from "../api.js";
 import { field, h, replace } from "../dom.js";
 import { compact, date, number, pairName, size, t } from "../i18n.js";
-import { busy, emptyState, modal, problemBox, toast } from "../notices.js";
+import { busy, emptyState, modal, problemBox, reader, toast } from "../notices.js";
 import { address } from "../store.js";
 import { evaluationPanel } from "./evaluation_panel.js";
 import { openImport } from "./import_dialog.js";
@@ -65,20 +65,22 @@ function adapterBox(adapter, { reload, signal, open }) {
 function versionTable(adapter, versions, context) {
   const columns = ["version", "created", "rows", "bleu", "chrf", "size", "actions"];
   const share = (n) => adapter.traffic?.[n];
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": t("adapters.versions_of", { name: adapter.name }) }, h("table", {},
+  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": t("adapters.versions_of", { name: adapter.name }) }, h("table.stack", {},
     h("thead", {}, h("tr", {}, columns.map((c) => h(["rows", "bleu", "chrf", "size"].includes(c) ? "th.num" : "th", { scope: "col" }, t(`version.${c}`))))),
     h("tbody", {}, versions.map(({ version, seal, size_bytes: bytes, problem }) => h("tr", { "data-version": version },
       h("th", { scope: "row" }, `${adapter.name}@${version}`, " ", adapter.current === version && h("span.tag.accent", {}, t("version.is_current")),
         share(version) !== undefined && h("span.tag", {}, t("version.share", { share: number(100 * share(version)) }))),
       problem ? h("td", { colspan: columns.length - 2 }, problem.message) : [
-        h("td", {}, date(seal.created_at)),
-        h("td.num", {}, seal.dataset_rows ? number(seal.dataset_rows) : "–"),
-        h("td.num", {}, number(seal.evaluation?.candidate?.bleu, 1)),
-        h("td.num", {}, number(seal.evaluation?.candidate?.chrf, 1)),
-        h("td.num", {}, size(bytes)),
+        cell("created", date(seal.created_at), "td.nowrap"),
+        cell("rows", seal.dataset_rows ? number(seal.dataset_rows) : "–"),
+        cell("bleu", number(seal.evaluation?.candidate?.bleu, 1)),
+        cell("chrf", number(seal.evaluation?.candidate?.chrf, 1)),
+        cell("size", size(bytes)),
       ],
       h("td", {}, versionActions(adapter, version, seal, context)))))));
 }
+
+const cell = (column, content, kind = "td.num.nowrap") => h(kind, { "data-label": t(`version.${column}`) }, content);
 
 function versionActions(adapter, version, seal, { reload }) {
   const ref = `${adapter.name}@${version}`;
@@ -111,7 +113,7 @@ function showDetails(ref, seal) {
     h("dl.facts", {}, Object.entries(facts).filter(([, v]) => v !== null && v !== undefined && v !== "").map(([k, v]) => h("div", {}, h("dt", {}, t(`seal.${k}`)), h("dd", {}, String(v))))),
     seal.job_id && h("p", {}, h("a", { href: address(["jobs", seal.job_id]), onclick: () => document.querySelector("dialog[open]").close() }, t("seal.job"))),
     seal.evaluation ? evaluationPanel(seal.evaluation, { adapter: ref.split("@")[0], adapter_version: ref.split("@")[1] }) : h("p", {}, t("seal.not_judged")));
-  modal(ref, content, t("close"), () => {});
+  reader(ref, content);
 }
 
 /** Shares of those who ask for the adapter by its name alone. */

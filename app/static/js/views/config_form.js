@@ -6,7 +6,8 @@ import { copyButton } from "../notices.js";
 import { makeControl } from "./controls.js";
 
 const OUTSIDE = new Set(["preset", "source", "target"]); // the view asks for these itself, or first
-const PLAIN = "config"; // parameters of no section
+const OWN_PRESETS = ["fast", "quality"]; // before the recipes
+const ORDER = ["training", "evaluation", "lora", "prompt"]; // any other section follows
 const FIRST = ["training.num_train_epochs", "training.learning_rate", "training.per_device_train_batch_size", "evaluation.promote"];
 
 export class ConfigForm {
@@ -36,7 +37,8 @@ export class ConfigForm {
     const plain = sections.filter(([, s]) => !this.#resolve(s).properties);
     const grouped = sections.filter(([, s]) => this.#resolve(s).properties);
     const rest = (name, schema) => Object.entries(this.#resolve(schema).properties).map(([key, s]) => this.#field(`${name}.${key}`, s));
-    const groups = grouped.map(([name, schema]) => [name, rest(name, schema)]);
+    const rank = ([name]) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
+    const groups = grouped.sort((a, b) => rank(a) - rank(b)).map(([name, schema]) => [name, rest(name, schema)]);
     append(this.element,
       h("fieldset.presets", {}, h("legend", {}, t("form.preset")), h("div.card-choices", {}, cards)),
       h("div.fields", {}, FIRST.map((path) => this.fields.get(path)?.box), plain.map(([name, s]) => this.#field(name, s))),
@@ -48,7 +50,8 @@ export class ConfigForm {
 
   #presetNames() {
     const options = [this.schema.properties.preset, ...(this.schema.properties.preset.anyOf ?? [])];
-    return options.find((o) => o.enum)?.enum ?? [];
+    const names = options.find((o) => o.enum)?.enum ?? [];
+    return [...OWN_PRESETS.filter((name) => names.includes(name)), ...names.filter((name) => !OWN_PRESETS.includes(name))];
   }
 
   #resolve(schema) {

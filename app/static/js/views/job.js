@@ -67,6 +67,7 @@ class JobView {
   #on(event, data) {
     if (event === "metrics") {
       this.job.progress = { ...this.job.progress, ...data.progress };
+      if ("restart_after_step" in data) this.#refreshSoon(); // later points no longer count
       const { train, eval: judged } = this.job.loss_curve;
       // Older points are a replay of what is there already; a run that begins anew shows by its status.
       if (data.train && data.train.step > (train.at(-1)?.step ?? -1)) train.push(data.train);

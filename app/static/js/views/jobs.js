@@ -49,14 +49,14 @@ const nothing = (status) => (status ? h("p.hint", {}, t("jobs.none_such"))
   : emptyState(t("jobs.empty"), t("jobs.empty.text"), h("a.button.primary", { href: address(["train"]) }, t("jobs.empty.do"))));
 
 function table(jobs) {
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": t("nav.jobs") }, h("table.jobs", {},
-    h("thead", {}, h("tr", {}, ["adapter", "status", "progress", "loss", "created"].map((c) => h("th", { scope: "col" }, t(`jobs.${c}`))))),
+  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": t("nav.jobs") }, h("table.jobs.stack", {},
+    h("thead", {}, h("tr", {}, ["adapter", "status", "progress", "loss", "created"].map((c) => h(c === "loss" ? "th.num" : "th", { scope: "col" }, t(`jobs.${c}`))))),
     h("tbody", {}, jobs.map((job) => h("tr", {},
       h("th", { scope: "row" }, h("a", { href: address(["jobs", job.id]) }, job.adapter, job.adapter_version && `@${job.adapter_version}`)),
       h("td", {}, statusTag(job.status)),
       h("td", {}, progress(job)),
-      h("td.num", {}, number(job.loss_curve.train.at(-1)?.loss, 3)),
-      h("td", {}, date(job.created_at)))))));
+      h("td.num", { "data-label": t("jobs.loss") }, number(job.loss_curve.train.at(-1)?.loss, 3)),
+      h("td.nowrap", { "data-label": t("jobs.created") }, date(job.created_at)))))));
 }
 
 export const statusTag = (status) => h(`span.status.${status}`, {}, t(`status.${status}`));

@@ -36,6 +36,7 @@ class TrainView {
   constructor(root, { schema, adapters, jobs, dataset, signal }) {
     Object.assign(this, { adapters, jobs, signal });
     this.kept = { adapter: "", source: "", target: "", config: {}, keys: {}, ...draft(DRAFT) };
+    this.adopted = {};
     this.upload = new UploadPanel({ signal, onDataset: (found) => this.#use(found) });
     this.preview = new PreviewPanel(signal);
     this.form = new ConfigForm(schema, this.kept.config, (config) => this.#keep({ config }));
@@ -101,8 +102,11 @@ class TrainView {
   /** A new version of an adapter translates between the languages of the others, unless told otherwise. */
   #adoptLanguages() {
     const known = this.adapters.find((a) => a.name === this.name.value.trim());
-    if (!known) return;
-    for (const side of ["source", "target"]) if (!this[side].value && known[side] !== "und") this[side].value = known[side];
+    for (const side of ["source", "target"]) {
+      if (this[side].value === this.adopted[side]) this[side].value = ""; // of another name, typed on the way to this one
+      this.adopted[side] = undefined;
+      if (!this[side].value && known && known[side] !== "und") this.adopted[side] = this[side].value = known[side];
+    }
   }
 
   #keep(changes) {

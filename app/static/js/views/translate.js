@@ -2,9 +2,9 @@
 
 import { get } from "../api.js";
 import { append, field, h, replace, select } from "../dom.js";
-import { languageName, pairName, t } from "../i18n.js";
+import { language, languageName, pairName, t } from "../i18n.js";
 import { busy, problemBox } from "../notices.js";
-import { draft, keepDraft, note } from "../store.js";
+import { draft, keepDraft, note, recall, remember } from "../store.js";
 import { callPanel } from "./call_panel.js";
 import { ResultCard } from "./result_card.js";
 
@@ -37,7 +37,8 @@ class TranslateView {
     this.kept = { text: "", options: {}, results: {}, running: false, ...draft(DRAFT) };
     this.choices = this.#choices();
     const values = this.choices.flatMap((group) => group.options.map((o) => o.value));
-    this.choice = values.includes(params.with) ? params.with : adapters[0]?.name ?? "base";
+    const likely = adapters.find((a) => a.current && [a.source, a.target].includes(language)) ?? adapters.find((a) => a.current);
+    this.choice = [params.with, recall("with"), likely?.name, "base"].find((ref) => values.includes(ref));
     this.compared = (params.compare ?? "").split(",").filter((ref) => values.includes(ref)).slice(0, MAX_COLUMNS);
     this.cards = new Map();
     this.stopping = null;
@@ -49,14 +50,15 @@ class TranslateView {
 
   #choices() {
     const current = this.adapters.filter((a) => a.current).map((a) => ({
-      value: a.name, label: `${a.name} – ${pairName(a.source, a.target)}`,
+      value: a.name, label: [a.name, pairName(a.source, a.target)].filter(Boolean).join(" – "),
     }));
     const versions = this.adapters.flatMap((a) => a.versions.map((n) => ({
       value: `${a.name}@${n}`, label: n === a.current ? t("translate.version_current", { ref: `${a.name}@${n}` }) : `${a.name}@${n}`,
     })));
-    const targets = [...new Set(this.languages.flatMap((l) => l.targets))];
+    const told = this.languages.filter((l) => l.code !== "und");
+    const targets = [...new Set(told.flatMap((l) => l.targets))].filter((to) => to !== "und");
     const pairs = [
-      ...this.languages.flatMap((l) => l.targets.map((to) => ({ value: `${l.code}>${to}`, label: pairName(l.code, to) }))),
+      ...told.flatMap((l) => l.targets.map((to) => ({ value: `${l.code}>${to}`, label: pairName(l.code, to) }))),
       ...targets.map((to) => ({ value: `auto>${to}`, label: t("translate.auto_pair", { to: languageName(to) }) })),
     ];
     return [
@@ -68,10 +70,15 @@ class TranslateView {
   }
 
   #build(root) {
-    this.picker = select(this.choices, this.choice, { onchange: () => { this.choice = this.picker.value; note({ with: this.choice }); this.#layOut(); } });
+    this.picker = select(this.choices, this.choice, { onchange: () => {
+      this.choice = this.picker.value;
+      note({ with: this.choice });
+      remember("with", this.choice);
+      this.#layOut();
+    } });
     this.pickerHint = h("p.hint");
     this.input = h("textarea.source", {
-      value: this.kept.text, rows: 6, spellcheck: "true", placeholder: t("translate.placeholder"),
+      "aria-label": t("translate.source"), value: this.kept.text, rows: 6, spellcheck: "true", placeholder: t("translate.placeholder"),
       oninput: () => this.#keep({ text: this.input.value }), onkeydown: (e) => {
         if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) { e.preventDefault(); this.run(); }
       },
@@ -89,7 +96,7 @@ class TranslateView {
     picker.append(this.pickerHint);
     replace(root, h("h1.visually-hidden", {}, t("nav.translate")),
       h("div.translate-bar", {}, picker),
-      h("div.panes", {}, h("section.pane", { "aria-label": t("translate.source") }, this.input, h("p.actions", {}, this.go, this.stop, this.example, h("span.hint", {}, t("translate.keys")))), this.columns),
+      h("div.panes", {}, h("div.pane", {}, this.input, h("p.actions", {}, this.go, this.stop, this.example, h("span.hint", {}, t("translate.keys")))), this.columns),
       this.fault, this.compareBox, this.#optionsBox(), this.call);
   }
 

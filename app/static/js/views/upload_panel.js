@@ -1,6 +1,6 @@
 // A file becomes a dataset: drop it, see what was found in it, say which column is which, decide about faulty lines.
 
-import { get, upload } from "../api.js";
+import { get, Problem, upload } from "../api.js";
 import { announce, field, h, replace, select } from "../dom.js";
 import { date, number, size, t } from "../i18n.js";
 import { busy, problemBox } from "../notices.js";
@@ -71,8 +71,10 @@ export class UploadPanel {
     // Lines can be left out; a fault of the whole file cannot.
     const canSkip = !skip && problem.code === "dataset_invalid" && !needsMapping && (problem.report?.unusable ?? 0) > 0;
     const retry = problem.offline || problem.status === 503 ? () => this.send(this.file, { mapping, skip }) : undefined;
+    const said = canSkip ? new Problem({ detail: t("upload.refused", { n: problem.report.unusable, name: this.file.name }), code: "lines_unusable" }, 422)
+      : needsMapping && !codes.includes("column_missing") ? new Problem({ detail: t("mapping.needed", { name: this.file.name }) }, 422) : problem;
     replace(this.body,
-      problemBox(problem, { retry, actions: [
+      problemBox(said, { retry, actions: [
         canSkip && h("button.primary", { type: "button", onclick: () => this.send(this.file, { mapping, skip: true }) },
           t("upload.skip", { n: problem.report.unusable })),
         this.#another(),
