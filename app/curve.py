@@ -181,7 +181,7 @@ def _draw_losses(axes: "Axes", curve: LossCurve, palette: _Palette, log: bool) -
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
-    else:
+    elif min(losses) >= 0:
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
     axes.set_ylabel("loss", color=palette.ink)
     axes.legend(
