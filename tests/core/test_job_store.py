@@ -11,13 +11,38 @@ from redis import Redis
 
 from core.errors import ConflictError, NotFoundError, UnavailableError
 from core.job_store import Claim, JobStore, LeaseLostError, events_key
-from core.jobs import ENDED, Job, JobError, JobStatus, Progress, TrainPoint
+from core.jobs import (
+    ENDED,
+    Evaluation,
+    Job,
+    JobError,
+    JobStatus,
+    Progress,
+    Sample,
+    Scores,
+    TrainPoint,
+)
 from core.metrics import Metric
 from core.queue import TRAINING_QUEUE
 from core.training_config import JobConfig
 
 LEASE_S = 0.3
 S = JobStatus
+EVALUATION = Evaluation(
+    metric="bleu",
+    rows=18,
+    against="base",
+    base=Scores(bleu=18.2, chrf=65.8),
+    current=None,
+    candidate=Scores(bleu=57.1, chrf=75.1),
+    gain=38.9,
+    p_value=0.001,
+    promoted=True,
+    reason="Made current: it is better.",
+    samples=[
+        Sample(source="The sky is dark.", reference="Dark, the sky is.", base="x", candidate="y")
+    ],
+)
 
 
 @pytest.fixture
@@ -167,11 +192,12 @@ class TestClaim:
         claim = claimed(patient)
         assert patient.move(claim, "running")
         assert patient.renew(claim) == S.RUNNING
-        assert patient.move(claim, "evaluating", evaluation={"metric": "bleu"})
+        assert patient.move(claim, "evaluating")
+        patient.judge(claim, EVALUATION)
         assert patient.move(claim, "succeeded", adapter_version=3)
         job = patient.get("a")
         assert (job.status, job.adapter_version) == (S.SUCCEEDED, 3)
-        assert job.evaluation == {"metric": "bleu"}
+        assert job.evaluation == EVALUATION
         assert job.finished_at
         assert job.started_at
         assert job.created_at <= job.started_at <= job.finished_at
@@ -184,6 +210,21 @@ class TestClaim:
         ]
         assert redis.xrevrange(events_key("a"), count=1)[0][1]["type"] == "done"
         assert not redis.exists("dragoman:job:a:lease")
+
+    def test_judgement_is_announced(self, patient: JobStore, redis: Redis) -> None:
+        claim = claimed(patient)
+        patient.judge(claim, EVALUATION)
+        event = redis.xrevrange(events_key("a"), count=1)[0][1]
+        assert event["type"] == "evaluation"
+        assert Evaluation.model_validate_json(event["data"]) == EVALUATION
+
+    def test_resolved_config(self, patient: JobStore) -> None:
+        claim = claimed(patient)
+        assert patient.get("a").resolved is None
+        resolved = claim.job.config.settled(num_rows=100, hidden_size=64)
+        patient.resolve(claim, resolved, ["a warning"])
+        job = patient.get("a")
+        assert (job.config, job.resolved, job.warnings) == (JobConfig(), resolved, ["a warning"])
 
     def test_failure_keeps_its_reason(self, patient: JobStore) -> None:
         claim = claimed(patient)
@@ -308,6 +349,8 @@ class TestLease:
             lambda: store.move(old, "succeeded", adapter_version=1),
             lambda: store.move(old, "failed"),
             lambda: store.report(old, Progress(step=99)),
+            lambda: store.resolve(old, JobConfig(), ["too late"]),
+            lambda: store.judge(old, EVALUATION),
         ]
         for attempt in attempts:
             with pytest.raises(LeaseLostError):

@@ -31,9 +31,10 @@ ROWS = [
     for noun in ("sky", "sea", "house", "road", "night", "king", "river", "old tree")
     for adjective in ("cold", "long", "dark", "very quiet")
 ]
-# A few seconds even on a busy machine.
+# A few seconds even on a busy machine. So little training makes no translator better.
 SHORT: dict[str, Any] = {
     "lora": {"r": 4, "lora_alpha": 8},
+    "evaluation": {"promote": "always"},
     "training": {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
 }
 
