@@ -27,6 +27,7 @@ _MAX_DRAWN = 5_000_000
 _MIN_ROWS_FOR_P = 10
 _MAX_PERMUTED_ROWS = 50
 _SEED = 12345  # sacreBLEU's own
+_ROUNDING = 1e-9  # of a mean that was summed in another order
 
 # Language -> sacreBLEU's tokenizers for it, the best first; one that is not installed is passed over.
 _CHINESE = ("zh",)
@@ -126,7 +127,8 @@ def chance_of_fit(answers: Sequence[str], targets: Sequence[str]) -> float | Non
     permute = np.random.default_rng(_SEED).permutation
     rows = np.arange(num_rows)
     by_chance = [fit[rows, permute(num_rows)].mean() for _ in range(_NUM_RESAMPLES)]
-    num_as_good = int(np.sum(np.array(by_chance) >= fit[rows, rows].mean()))
+    as_they_are = fit[rows, rows].mean() - _ROUNDING
+    num_as_good = int(np.sum(np.array(by_chance) >= as_they_are))
     return round((num_as_good + 1) / (_NUM_RESAMPLES + 1), 4)
 
 
