@@ -7,6 +7,7 @@ packed tokens on a GPU would be mostly that.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,11 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-varlen_attn: Callable[..., Tensor] | None = None
+varlen_attn: Callable[..., Any] | None = None
 with suppress(ImportError):  # before torch 2.10
-    from torch.nn.attention import varlen
-
-    varlen_attn = varlen.varlen_attn
+    varlen_attn = import_module("torch.nn.attention.varlen").varlen_attn
 
 _NAME = "dragoman-training"
 _HALVES = (torch.float16, torch.bfloat16)
@@ -71,7 +70,8 @@ def _attend_flash(
         k, v = (x.repeat_interleave(num_groups, dim=1) for x in (k, v))
     has_windows = "window_size" in inspect.signature(varlen_attn).parameters
     causal = {"window_size": (-1, 0)} if has_windows else {"is_causal": True}  # torch 2.10
-    return varlen_attn(q, k, v, starts, starts, longest, longest, **causal)[None]
+    attended: Tensor = varlen_attn(q, k, v, starts, starts, longest, longest, **causal)
+    return attended[None]
 
 
 AttentionInterface.register(_NAME, _attend)

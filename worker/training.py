@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,9 +176,7 @@ def run_training(trainer: SFTTrainer) -> TrainingResult:
     num_trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     logger.info("training %d parameters on %s", num_trainable, trainer.args.device)
     started_s = time.monotonic()
-    base = trainer.model.get_base_model()
-    is_packed = packed_attention.is_possible(base, trainer.args.max_length)
-    with packed_attention.used_by(base) if is_packed else nullcontext():
+    with training_attention(trainer):
         output = trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not math.isfinite(output.training_loss) or not all_finite(trainer.model):
@@ -194,6 +192,14 @@ def run_training(trainer: SFTTrainer) -> TrainingResult:
         batch_size=trainer.state.train_batch_size,
         has_learnt=_has_fallen(losses),
     )
+
+
+def training_attention(trainer: SFTTrainer) -> AbstractContextManager[None]:
+    """Within, batches of the trainer are attended to without masks, if its model's attention is plain."""
+    base = trainer.model.get_base_model()
+    if packed_attention.is_possible(base, trainer.args.max_length):
+        return packed_attention.used_by(base)
+    return nullcontext()
 
 
 def linear_layers(model: PreTrainedModel) -> list[str]:
