@@ -80,7 +80,7 @@ export default {
   "version.delete.title": "删除 {ref}？", "version.delete.text": "权重将永久删除。如有疑虑请先下载。", "version.deleted": "{ref} 已删除。",
   "seal.base_model": "基础模型", "seal.template": "提示模板", "seal.system": "系统提示", "seal.rank": "秩", "seal.train_loss": "最后的损失", "seal.sha256": "SHA-256", "seal.job": "产生它的任务", "seal.not_judged": "这个版本没有评估过。",
   "traffic.title": "请求分配", "traffic.text": "让一部分不指定版本的 {name} 请求试用某个版本。各版本合计 100 %。", "traffic.share": "{ref}，%", "traffic.save": "设置分配", "traffic.saved": "分配已设置。", "traffic.clear": "全部用当前版本", "traffic.sum": "合计 {sum} %（须为 100 %）",
-  "import.open": "导入适配器", "import.title": "导入适配器", "import.text": "由 PEFT 保存、为此服务器的基础模型训练的 LoRA 适配器。", "import.file": "压缩包", "import.file.hint": "文件夹的 zip 或 tar；从这里下载的即可。", "import.name": "名称", "import.prompt.hint": "与训练时相同。留空：以压缩包为准，否则只用原文。", "import.description": "说明", "import.do": "导入", "import.done": "{ref} 已导入。",
+  "import.open": "导入适配器", "import.title": "导入适配器", "import.text": "由 PEFT 保存、为此服务器的基础模型训练的 LoRA 适配器。", "import.file": "压缩包", "import.file.hint": "文件夹的 zip 或 tar；从这里下载的即可。", "import.name": "名称", "import.prompt.hint": "与训练时相同。留空：以压缩包为准，否则只用原文。", "import.description": "说明", "import.do": "导入", "import.current": "已有其他版本时也立即设为当前", "import.done": "{ref} 已导入；当前版本不变。", "import.done_current": "{ref} 已导入，并设为当前。",
 
   "advice.dataset_invalid": "请改正文件后重新上传。", "advice.lines_unusable": "请改正下列各行后重新上传，或略过它们继续。", "advice.queue_full": "请等一个任务结束，或取消一个。", "advice.not_ready": "正在加载基础模型，请稍候。",
   "advice.out_of_memory": "请减小批量或 max_length。", "advice.training_diverged": "请降低学习率。", "advice.dataset_in_use": "请等使用它的任务结束。",

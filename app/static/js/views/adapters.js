@@ -51,6 +51,7 @@ function adapterBox(adapter, { reload, signal, open }) {
       const [now, ...found] = await Promise.all([
         get(at(adapter.name), { signal }), ...[...adapter.versions].reverse().map((n) => get(at(adapter.name, n), { signal }).catch((problem) => ({ version: n, problem }))),
       ]);
+      if (!Object.keys(now.traffic ?? {}).length) now.traffic = null;
       replace(versions, versionTable(now, found, { reload, signal }), now.versions.length > 1 && trafficForm(now, reload));
     } catch (problem) {
       loaded = false;
@@ -132,8 +133,9 @@ function trafficForm(adapter, reload) {
   }
   check();
   const send = async (weights) => {
+    const path = `${at(adapter.name)}/traffic`;
     try {
-      await put(`${at(adapter.name)}/traffic`, weights);
+      await (weights ? put(path, weights) : del(path));
       toast(t("traffic.saved"));
       reload();
     } catch (problem) {
@@ -146,5 +148,5 @@ function trafficForm(adapter, reload) {
     h("p.hint", {}, t("traffic.text", { name: adapter.name })),
     h("div.fields", {}, [...inputs].map(([n, input]) => field(t("traffic.share", { ref: `${adapter.name}@${n}` }), input))),
     fault,
-    h("p.actions", {}, save, adapter.traffic && h("button.quiet", { type: "button", onclick: () => send({}) }, t("traffic.clear")), sum)));
+    h("p.actions", {}, save, adapter.traffic && h("button.quiet", { type: "button", onclick: () => send(null) }, t("traffic.clear")), sum)));
 }

@@ -13,19 +13,22 @@ export function openImport(done) {
   const template = h("textarea", { rows: 2, placeholder: "{text}" });
   const system = h("textarea", { rows: 2 });
   const description = h("input", { maxlength: 2000 });
+  const current = h("input", { type: "checkbox" });
   modal(t("import.title"), [
     h("p", {}, t("import.text")),
     field(t("import.file"), file, t("import.file.hint")), field(t("import.name"), name, t("train.adapter.hint")),
     h("div.fields", {}, field(t("train.source"), source), field(t("train.target"), target)),
     field(t("param.prompt.template.label"), template, t("import.prompt.hint")), field(t("param.prompt.system.label"), system),
     field(t("import.description"), description),
+    h("label.check", {}, current, t("import.current")),
   ], t("import.do"), async () => {
     const prompt = template.value || system.value
       ? JSON.stringify({ template: template.value || "{text}", system: system.value || null }) : undefined;
     const made = await upload("adapters", {
       file: file.files[0], name: name.value.trim(), source: source.value.trim(), target: target.value.trim(), prompt, description: description.value,
+      make_current: current.checked ? "true" : undefined,
     });
-    toast(t("import.done", { ref: made.ref ?? name.value }));
+    toast(t(made.current ? "import.done_current" : "import.done", { ref: made.ref }));
     done();
   });
 }

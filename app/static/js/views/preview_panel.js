@@ -37,7 +37,7 @@ export class PreviewPanel {
     const query = new URLSearchParams({ n: NUM_ROWS, adapter_config: JSON.stringify(config) });
     const asked = this.shown;
     try {
-      const { rows } = listed(await get(`datasets/${encodeURIComponent(dataset.id)}/preview?${query}`, { signal: this.signal }));
+      const rows = await get(`datasets/${encodeURIComponent(dataset.id)}/preview?${query}`, { signal: this.signal });
       if (asked === this.shown) replace(this.rows, rows.map(renderedRow));
     } catch (problem) {
       if (this.signal.aborted || asked !== this.shown) return;
@@ -47,8 +47,6 @@ export class PreviewPanel {
     }
   }
 }
-
-const listed = (answer) => (Array.isArray(answer) ? { rows: answer } : answer);
 
 function renderedRow({ segments, tokens, held_out: heldOut, too_long: tooLong }) {
   return h("article.preview-row", {},

@@ -1,0 +1,85 @@
+"""A job that is watched, through reloads and restarts of the server."""
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.service import Service
+
+ROWS = "prompt,completion\n" + "".join(f"I see {i} birds.,{i} birds I see.\n" for i in range(60))
+
+
+def last_step(page: Page) -> int:
+    return int(page.get_by_role("slider", name="Loss").first.get_attribute("aria-valuemax") or 0)
+
+
+def test_the_server_restarts_in_the_middle(page: Page, service: Service) -> None:
+    job = service.train("restarted", ROWS, num_train_epochs=500)
+    page.goto(f"#/jobs/{job}")
+    expect(page.locator("h1 .status")).to_have_text("running")
+    page.wait_for_function("document.querySelector('.plot')?.getAttribute('aria-valuemax') > 2")
+    service.stop()
+    expect(page.get_by_text("The connection was lost; the job goes on.")).to_be_visible()
+    service.start()
+    expect(page.get_by_text("The connection was lost")).to_be_hidden()
+    expect(page.get_by_text("Attempt")).to_be_visible()  # the same page, with no reload
+    expect(page.locator("h1 .status")).to_have_text("running")
+    page.wait_for_function("document.querySelector('.plot')?.getAttribute('aria-valuemax') > 2")
+    page.get_by_role("button", name="Cancel job").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
+    expect(page.locator("h1 .status")).to_have_text("cancelled")
+    assert service.get(f"/jobs/{job}")["status"] == "cancelled"
+
+
+def test_the_list_follows_and_filters(page: Page, service: Service) -> None:
+    page.goto("#/jobs")
+    job = service.train("listed", ROWS, num_train_epochs=500)
+    row = page.get_by_role("row", name="listed")
+    expect(row).to_contain_text("running")
+    page.get_by_label("Show").select_option("paused")
+    expect(row).to_have_count(0)
+    page.get_by_label("Show").select_option("")
+    row.get_by_role("link").click()
+    expect(page.locator("h1")).to_contain_text("listed")
+    page.get_by_text("Log", exact=True).click()
+    expect(page.locator(".log")).to_contain_text("step 1 of")
+    service.client.post(f"/jobs/{job}/cancel")
+    expect(page.locator("h1 .status")).to_have_text("cancelled")
+
+
+def test_the_curve_can_be_read_zoomed_and_smoothed(page: Page, service: Service) -> None:
+    job = service.train("curve", ROWS, max_steps=12)
+    page.goto(f"#/jobs/{job}")
+    expect(page.locator("h1 .status")).to_have_text("succeeded")
+    losses = [p["loss"] for p in service.get(f"/jobs/{job}")["loss_curve"]["train"]]
+    assert len(losses) == 12
+    plot = page.get_by_role("slider", name="Loss").first
+    box = plot.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 60, steps=5)
+    page.mouse.up()
+    expect(page.get_by_role("button", name="Show all").first).to_be_visible()
+    plot.focus()
+    page.keyboard.press("Home")
+    assert 4 <= int(plot.get_attribute("aria-valuenow") or 0) <= 7, "the zoom shows another stretch"
+    page.keyboard.press("Escape")
+    page.keyboard.press("Home")
+    expect(plot).to_have_attribute("aria-valuenow", "1")
+    assert f"training {losses[0]:.3g}" in (plot.get_attribute("aria-valuetext") or "")
+    assert (
+        page.locator(".chart").first.locator(".line.series-train").count() == 2
+    )  # legend and curve
+    page.get_by_label("smoothing").fill("0.6")
+    expect(page.locator(".chart").first.locator(".line.faint")).to_have_count(1)
+    page.get_by_label("log scale").check()
+    page.locator(".chart-table > summary").first.click()
+    expect(page.locator(".chart-table").first.locator("tbody tr")).to_have_count(
+        len({p["step"] for c in service.get(f"/jobs/{job}")["loss_curve"].values() for p in c})
+    )
+
+
+def test_a_job_that_is_not_there_is_said_so(page: Page) -> None:
+    page.goto("#/jobs/job-none")
+    expect(page.get_by_role("alert")).to_contain_text("job-none")
+    page.get_by_role("link", name="All jobs").click()
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
