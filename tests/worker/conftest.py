@@ -196,3 +196,31 @@ def start_worker(
             return worker
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """See tests.worker.trainers, which imports the training stack."""
+    from tests.worker.trainers import make_bases
+
+    return make_bases(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture
+def build(bases: dict[str, Path], tmp_path: Path) -> Callable[..., Any]:
+    """build(base, eval_rows=…, **config) -> a trainer whose attempt's folder is `tmp_path`."""
+    from tests.worker.trainers import make_trainer
+
+    def build(
+        base: str = "phi3",
+        *,
+        rows: list[Row] = ROWS,
+        eval_rows: list[Row] | None = None,
+        callbacks: list[Any] | None = None,
+        **config: Any,
+    ) -> Any:
+        return make_trainer(
+            bases[base], tmp_path, config, rows=rows, eval_rows=eval_rows, callbacks=callbacks
+        )
+
+    return build
