@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 
-from core.errors import MalformedError, ServiceError
+from core.errors import InvalidError, MalformedError, ServiceError
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -56,6 +56,28 @@ def validate(model: type[_Model], values: Any) -> _Model:
     except ValidationError as error:
         faults = [{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)]
         raise RequestValidationError(faults, body=values) from error
+
+
+async def read_fields(request: Request) -> Any:
+    """The fields of a JSON body or of a form without files.
+
+    Raises UnsupportedMediaTypeError for another kind of body, InvalidError for a file, and MalformedError.
+    """
+    kind = media_type(request)
+    if kind == "application/json" or kind.endswith("+json") or not kind:
+        return await read_json(request)
+    if kind not in FORM_TYPES:
+        raise UnsupportedMediaTypeError(
+            f"content-type {kind[:80]!r} is not accepted; send application/json or a form"
+        )
+    async with opened_form(request) as form:
+        values = form_values(form)
+    for name, value in values.items():
+        if isinstance(value, UploadFile):
+            raise InvalidError(
+                f"{name[:80]!r} is a file, which is not accepted here; send its text as `q`"
+            )
+    return values
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 # LibreTranslate's own codes, accepted in any case. A script that is a language's usual one is dropped after.
 _ALIASES = {"pb": "pt-BR", "zt": "zh-Hant", "zh-hans": "zh"}
 # Written alike, told apart by no detector: a text detected as one may be meant as the other.
-_DETECTED_AS = {"lzh": "zh"}
+_DETECTED_AS = {"lzh": "zh", "yue": "zh", "wuu": "zh"}
 
 
 def normalise(code: str) -> str:
@@ -34,7 +34,7 @@ def detect(text: str) -> list[tuple[str, float]]:
     """Languages by likelihood, best first, with the probability 0..1 of each."""
     ranked: dict[str, float] = {}
     for code, probability in _identifier().rank(text):
-        code = Language.get(code).prefer_macrolanguage().to_tag()  # wuu, yue, cmn: all zh
+        code = detected_as(code)
         ranked[code] = ranked.get(code, 0.0) + float(probability)
     return sorted(ranked.items(), key=lambda item: -item[1])
 

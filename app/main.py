@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app import problems
 from app.body_limit import BodyLimitMiddleware
 from app.metrics import Metrics, MetricsMiddleware
-from app.routes import adapters, datasets, jobs, pages, system, translate
+from app.routes import adapters, datasets, jobs, libretranslate, openai, pages, system, translate
 from app.services import Services
 from core import __version__
 from core.settings import Settings
@@ -21,7 +21,7 @@ from core.settings import Settings
 _DESCRIPTION = (
     "Turns a parallel corpus into a live translator: one 4-bit base model, many adapters."
 )
-_UPLOAD_PATHS = ("/datasets", "/jobs")
+_UPLOAD_PATHS = ("/datasets", "/jobs", "/adapters", "/v1/files")
 
 
 def create_app(
@@ -54,7 +54,7 @@ def create_app(
     )
     app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
     problems.install(app)
-    for room in (translate, adapters, datasets, jobs, system, pages):
+    for room in (translate, libretranslate, adapters, datasets, jobs, openai, system, pages):
         app.include_router(room.router)
     return app
 

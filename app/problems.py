@@ -9,6 +9,7 @@ import redis
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -19,12 +20,34 @@ logger = logging.getLogger(__name__)
 CLIENT_GONE = 499  # nginx's number; nobody reads it but the metrics
 
 # Paths that LibreTranslate's clients call; they look for `error`.
-_LIBRETRANSLATE_PATHS = ("/translate", "/languages")
+_LIBRETRANSLATE_PATHS = ("/translate", "/languages", "/detect", "/suggest", "/frontend/settings")
 _VOLUME_ERRNOS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENOTCONN),  # it is gone
 }
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "malformed"}
+
+
+class OpenAIError(BaseModel):
+    """What OpenAI's clients read out of `{"error": …}`. `param` is the field that was wrong, where it was one."""
+
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    code: str
+
+    @classmethod
+    def of(cls, error: ServiceError) -> "OpenAIError":
+        return cls.made(error.status_code, error.code, error.message)
+
+    @classmethod
+    def made(cls, status: int, code: str, message: str, param: str | None = None) -> "OpenAIError":
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        return cls(message=message, type=kind, param=param, code=code)
+
+
+def is_openai_path(path: str) -> bool:
+    return path == "/v1" or path.startswith("/v1/")
 
 
 def install(app: FastAPI) -> None:
@@ -56,6 +79,11 @@ def problem(
         **extra,
     }
     # Not request.url: that is made with the Host header, which may be anything.
+    if is_openai_path(request.scope["path"]):
+        fault = OpenAIError.made(status, code, detail, _param(extra.get("errors")))
+        # OpenAI's own answer to a value that cannot be; its clients tell errors apart by status.
+        status = 400 if status == 422 else status
+        return JSONResponse({"error": fault.model_dump()}, status, headers=headers)
     if request.scope["path"].rstrip("/") in _LIBRETRANSLATE_PATHS:
         body["error"] = detail
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
@@ -116,6 +144,12 @@ async def _on_os_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return problem(request, 500, "internal_error", "the server failed; its log says why")
+
+
+def _param(errors: list[dict[str, Any]] | None) -> str | None:
+    if not errors:
+        return None
+    return ".".join(str(part) for part in errors[0]["loc"] if part != "body") or None
 
 
 def _describe(fault: dict[str, Any]) -> str:

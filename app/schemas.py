@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from core.adapters import Seal
 from core.jobs import Evaluation, Job, JobError, JobStatus, LossCurve, Progress
-from core.training_config import JobConfig
+from core.prompt import PlainText, Prompt
+from core.training_config import JobConfig, LanguageCode
 
 
 def _well_formed(text: str) -> str:
@@ -105,6 +106,9 @@ class AdapterOut(BaseModel):
     source: str
     target: str
     current: int | None
+    traffic: dict[int, float] = Field(
+        description="while a canary runs: version -> share of the requests that name no version"
+    )
     versions: list[int]
     resident: bool = Field(description="whether a version of it is in the model's memory now")
     description: str
@@ -119,6 +123,23 @@ class VersionOut(BaseModel):
     current: bool
     size_bytes: int
     seal: Seal
+
+
+class AdapterImport(RequestBody):
+    """The text parts of an import. Without `prompt`, that of the archive's own seal is kept, if it has one."""
+
+    name: Text = Field(max_length=80)
+    prompt: Prompt | None = None
+    source: LanguageCode | None = None
+    target: LanguageCode | None = None
+    description: PlainText | None = Field(None, max_length=2000)
+    make_current: bool = Field(False, description="so is the first version of a name in any case")
+
+
+class CurrentVersion(RequestBody):
+    version: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        description="null: no version answers to the adapter's bare name any more"
+    )
 
 
 class LanguageOut(BaseModel):

@@ -11,13 +11,11 @@ from app.decoding import TextStream
 from app.engine.engine import Engine
 from app.engine.sequence import FinishReason, SamplingParams, Sequence, Update
 from app.languages import detect, detected_as, normalise
-from core.adapters import BASE, AdapterRegistry, AdapterVersion
+from core.adapters import BASE, AdapterRegistry, AdapterVersion, Seal
+from core.decoding import default_max_new_tokens, has_words
 from core.errors import InvalidError, NotFoundError, ServiceError
 from core.prompt import Prompt, PromptRenderer, SealedPrompt, seal_prompt
 
-# Room for a translation where a request names none: texts seldom grow more than fourfold in tokens.
-_GROWTH = 4
-_LEAST_NEW_TOKENS = 64
 _ALTERNATIVES_TEMPERATURE = 0.8
 
 _Plan = tuple[list[int], SamplingParams, AdapterVersion | None]
@@ -25,9 +23,15 @@ _Plan = tuple[list[int], SamplingParams, AdapterVersion | None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a request wants its texts decoded; None: the adapter's own default."""
+    """How a request wants its texts decoded; None: the adapter's own default.
+
+    `is_ceiling`: fewer tokens than `max_new_tokens` will do where there is no room for as many. `seeds_differ`: text
+    number i is drawn with `seed` + i, for several answers to one text.
+    """
 
     max_new_tokens: int | None = None
+    is_ceiling: bool = False
+    seeds_differ: bool = False
     temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
@@ -38,13 +42,22 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What answers a request: one adapter version, or the untouched base model."""
+    """What answers a request: one adapter version, or the untouched base model.
+
+    `turns`, with `role` and `content`, are what was said before the text: it is then no text to translate, but the
+    next turn of a conversation with the base model.
+    """
 
     version: AdapterVersion | None
     prompt: SealedPrompt
     stop_token_ids: frozenset[int]
     temperature: float
     detected: tuple[str, float] | None = None  # language and probability 0..1, where it was asked
+    turns: tuple[dict[str, str], ...] | None = None
+
+    def asks(self, text: str) -> bool:
+        """Whether the model is asked at all: what has nothing to translate is returned as it is."""
+        return self.turns is not None or has_words(text)
 
     @property
     def ref(self) -> str:
@@ -86,7 +99,7 @@ class Translator:
         self._engine = engine
         self._registry = registry
         self._tokenizer = tokenizer
-        self._base_fingerprint = base_fingerprint
+        self.base_fingerprint = base_fingerprint
         self._max_new_tokens = max_new_tokens
         base_prompt = seal_prompt(Prompt(system=None, template="{text}"), tokenizer)
         stops = PromptRenderer(tokenizer, base_prompt).stop_token_ids(eos_token_ids)
@@ -117,24 +130,35 @@ class Translator:
                 None, self._base.prompt, self._base.stop_token_ids, self._base.temperature, best
             )
         seal = version.seal
-        if seal.base_fingerprint != self._base_fingerprint:
-            raise InvalidError(
-                f"adapter {version.ref} was trained on another base model "
-                f"({seal.base_model}, fingerprint {seal.base_fingerprint}); "
-                f"this server holds {self._base_fingerprint}",
-                code="adapter_for_other_base",
-            )
+        self.check_base(seal, f"adapter {version.ref}")
         stops = frozenset(seal.stop_token_ids) or self._base.stop_token_ids
         return Route(version, seal.prompt, stops, seal.decoding.temperature, best)
 
+    def check_base(self, seal: Seal, name: str) -> None:
+        """Raises InvalidError `adapter_for_other_base` unless what is called `name` fits this base model."""
+        if seal.base_fingerprint != self.base_fingerprint:
+            raise InvalidError(
+                f"{name} was trained on another base model "
+                f"({seal.base_model[:200]}, fingerprint {seal.base_fingerprint[:64]}); "
+                f"this server holds {self.base_fingerprint}",
+                code="adapter_for_other_base",
+            )
+
     def current_versions(self) -> list[AdapterVersion]:
         """The current version of each adapter that has one, is whole and was trained on this base."""
+        adapters = self._registry.all()
+        return self._servable((a.name, a.current) for a in adapters if a.current is not None)
+
+    def servable_versions(self) -> list[AdapterVersion]:
+        """All versions that are whole and were trained on this base."""
+        return self._servable((a.name, n) for a in self._registry.all() for n in a.versions)
+
+    def _servable(self, numbered: Iterable[tuple[str, int]]) -> list[AdapterVersion]:
         versions = []
-        for adapter in self._registry.all():
-            if adapter.current is not None:
-                with suppress(ServiceError):  # broken, or deleted meanwhile: the others still serve
-                    versions.append(self._registry.version(adapter.name, adapter.current))
-        return [v for v in versions if v.seal.base_fingerprint == self._base_fingerprint]
+        for name, number in numbered:
+            with suppress(ServiceError):  # broken, or deleted meanwhile: the others still serve
+                versions.append(self._registry.version(name, number))
+        return [v for v in versions if v.seal.base_fingerprint == self.base_fingerprint]
 
     def _choose(
         self, source: str | None, target: str | None, detected: list[str]
@@ -159,7 +183,7 @@ class Translator:
                 code="language_pair_not_found",
                 adapters=[a.name for a in self._registry.all()],
             )
-        return fitting[0]
+        return self._registry.resolve(fitting[0].name)  # a canary may answer in its place
 
     def _what_exists(self) -> str:
         pairs = [f"{v.name} ({v.seal.source} to {v.seal.target})" for v in self.current_versions()]
@@ -183,7 +207,7 @@ class Translator:
             per_text = 1 + options.num_alternatives
             return [
                 _merge([next(results) for _ in range(per_text)])
-                if _has_words(text)
+                if route.asks(text)
                 else Translation(text)
                 for text in texts
             ]
@@ -198,7 +222,7 @@ class Translator:
         async with _Generations(
             self._engine, self._tokenizer, options.stop, streaming=True
         ) as generations:
-            with_words = [i for i, text in enumerate(texts) if _has_words(text)]
+            with_words = [i for i, text in enumerate(texts) if route.asks(text)]
             sequences = await self._tokenised(texts, route, options)
             added = [generations.add(s) for s in sequences]
             per_text = 1 + options.num_alternatives
@@ -223,13 +247,17 @@ class Translator:
     def _sequences(self, texts: list[str], route: Route, options: Options) -> Iterable[_Plan]:
         render = _renderer(self._tokenizer, route.prompt)
         temperature = route.temperature if options.temperature is None else options.temperature
-        for text in filter(_has_words, texts):
-            prompt_ids = render.prompt_ids(text)
+        for index, text in enumerate(filter(route.asks, texts)):
+            if route.turns is None:
+                prompt_ids = render.prompt_ids(text)
+            else:
+                said = {"role": "user", "content": text}
+                prompt_ids = render.conversation_ids([*route.turns, said])
             for number in range(1 + options.num_alternatives):
                 sampled = max(temperature, _ALTERNATIVES_TEMPERATURE) if number else temperature
                 seed = options.seed
-                if number and seed is not None:
-                    seed += number
+                if seed is not None:
+                    seed += number + (index if options.seeds_differ else 0)
                 params = SamplingParams(
                     max_new_tokens=self._room(prompt_ids, options),
                     stop_token_ids=route.stop_token_ids,
@@ -241,9 +269,9 @@ class Translator:
                 yield prompt_ids, params, route.version
 
     def _room(self, prompt_ids: list[int], options: Options) -> int:
-        if options.max_new_tokens is not None:
+        if options.max_new_tokens is not None and not options.is_ceiling:
             return options.max_new_tokens
-        wanted = max(_LEAST_NEW_TOKENS, _GROWTH * len(prompt_ids))
+        wanted = options.max_new_tokens or default_max_new_tokens(len(prompt_ids))
         left = self._engine.max_tokens - len(prompt_ids)
         return max(1, min(wanted, self._max_new_tokens, left))
 
@@ -336,11 +364,6 @@ def _merge(generations: list[_Generation]) -> Translation:
         num_completion_tokens=sum(g.stream.num_tokens for g in generations),
         alternatives=texts[1:],
     )
-
-
-def _has_words(text: str) -> bool:
-    """Whether there is anything to translate; what has none is returned as it is."""
-    return any(c.isalnum() for c in text)
 
 
 @lru_cache(maxsize=256)

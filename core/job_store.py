@@ -195,7 +195,9 @@ class JobStore:
         Raises UnavailableError `queue_full`.
         """
         fields = {
-            "record": job.model_dump_json(include={"id", "adapter", "dataset_id", "config"}),
+            "record": job.model_dump_json(
+                include={"id", "adapter", "dataset_id", "config", "metadata"}
+            ),
             "created_at": job.created_at.isoformat(),
             "warnings": json.dumps(job.warnings),
         }

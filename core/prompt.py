@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, Protocol
 
+from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from core.errors import InvalidError
@@ -81,6 +82,20 @@ class PromptRenderer:
     def prompt_ids(self, text: str) -> list[int]:
         """Source text -> token ids, [prompt_tokens]; the same for training and for serving."""
         return self._tokenizer.encode(self.prompt_text(text), add_special_tokens=False)
+
+    def conversation_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Turns with `role` and `content` -> token ids, [prompt_tokens]; of the sealed prompt only the chat template is used.
+
+        Raises InvalidError `messages_invalid` where the template refuses these turns.
+        """
+        try:
+            text = self._render(list(messages), add_generation_prompt=True)
+        except TemplateError as error:
+            raise InvalidError(
+                f"this model's chat template does not take these messages: {error}",
+                code="messages_invalid",
+            ) from error
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def completion_ids(self, text: str, completion: str) -> list[int]:
         """Target text -> token ids, [completion_tokens], ending in the template's own end of turn."""

@@ -19,11 +19,12 @@ class Volume:
         self.datasets = self.root / "datasets"
         self.jobs = self.root / "jobs"
         self.adapters = self.root / "adapters"
+        self.suggestions = self.root / "suggestions"
         self._staging = self.root / "staging"
 
     def create(self) -> None:
         """Makes the folders. Raises OSError where the volume cannot be written."""
-        for folder in (self.datasets, self.jobs, self.adapters, self._staging):
+        for folder in (self.datasets, self.jobs, self.adapters, self.suggestions, self._staging):
             folder.mkdir(parents=True, exist_ok=True)
 
     def sweep_staging(self, max_age_s: float = 86_400) -> None:

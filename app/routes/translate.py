@@ -2,27 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 
 from app.deps import ServicesDep, SettingsDep, TranslatorDep
-from app.forms import (
-    FORM_TYPES,
-    UnsupportedMediaTypeError,
-    form_values,
-    media_type,
-    opened_form,
-    read_json,
-    validate,
-)
+from app.disconnection import unless_disconnected
+from app.forms import FORM_TYPES, read_fields, validate
 from app.markup import HtmlDocument
 from app.problems import CLIENT_GONE
 from app.schemas import (
@@ -38,7 +30,6 @@ from core.settings import Settings
 
 router = APIRouter(tags=["translate"])
 
-_Result = TypeVar("_Result")
 _BODY = {
     "required": True,
     "content": {
@@ -71,7 +62,7 @@ async def translate(
     With `stream`, answers `text/event-stream`: `token` events `{"index","text"}`, then `done` with the usual body,
     or `error` with a problem.
     """
-    body = await _read(request)
+    body = validate(TranslateRequest, await read_fields(request))
     _check_limits(body, settings)
     # Off the event loop, as is all that follows: markup made to be slow to parse must stall nobody else.
     documents = await run_in_threadpool(_parse, body, settings) if body.format == "html" else None
@@ -96,26 +87,10 @@ async def translate(
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
-    translations = await _unless_disconnected(request, translator.translate(texts, route, options))
+    translations = await unless_disconnected(request, translator.translate(texts, route, options))
     if translations is None:
         return Response(status_code=CLIENT_GONE)
     return _answer(body, route, translations, documents)
-
-
-async def _read(request: Request) -> TranslateRequest:
-    kind = media_type(request)
-    if kind in FORM_TYPES:
-        async with opened_form(request) as form:
-            values: Any = form_values(form)
-        if any(isinstance(v, UploadFile) for v in values.values()):
-            raise InvalidError("a file cannot be translated here; send its text as `q`")
-    elif kind == "application/json" or kind.endswith("+json") or not kind:
-        values = await read_json(request)
-    else:
-        raise UnsupportedMediaTypeError(
-            f"content-type {kind[:80]!r} is not accepted; send application/json or a form"
-        )
-    return validate(TranslateRequest, values)
 
 
 def _check_limits(body: TranslateRequest, settings: Settings) -> None:
@@ -193,23 +168,6 @@ async def _stream(
 
 def _event(kind: str, data: Any) -> bytes:
     return format_sse_event(data_str=json.dumps(data, ensure_ascii=False), event=kind)
-
-
-async def _unless_disconnected(request: Request, work: Awaitable[_Result]) -> _Result | None:
-    """Awaits `work`, but cancels it when the client goes away, and returns None."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _answer(

@@ -35,6 +35,7 @@ def test_display_name() -> None:
         ("The rain has stopped and the children are playing outside.", "en"),
         ("Der Regen hat aufgehört und die Kinder spielen draußen.", "de"),
         ("雨已经停了，孩子们在外面玩耍。", "zh"),
+        ("王怒而去", "zh"),
     ],
 )
 def test_detect(text: str, code: str) -> None:
@@ -44,5 +45,5 @@ def test_detect(text: str, code: str) -> None:
 
 
 def test_classical_chinese_is_looked_for_under_what_the_detector_knows() -> None:
-    assert detected_as("lzh") == "zh"
+    assert detected_as("lzh") == detected_as("yue") == detected_as("zh-Hant") == "zh"
     assert detected_as("en-x-yoda") == "en"

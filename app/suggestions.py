@@ -1,0 +1,44 @@
+"""Better translations that readers suggest, kept on the volume for a later training: one JSON object a line.
+
+`suggestions/{adapter}.jsonl` can be uploaded as a dataset as it is.
+"""
+
+import os
+from datetime import datetime
+
+from pydantic import BaseModel
+
+from core.errors import UnavailableError
+from core.volume import Volume
+
+_MAX_FILE_BYTES = 16 * 1024 * 1024
+
+
+class Suggestion(BaseModel):
+    """`completion` is what somebody holds to be the right translation of `prompt`."""
+
+    prompt: str
+    completion: str
+    source: str
+    target: str
+    adapter: str
+    created_at: datetime
+
+
+def add_suggestion(volume: Volume, adapter: str, suggestion: Suggestion) -> None:
+    """Appends a line to the adapter's file. Raises UnavailableError `suggestions_full` at 16 MiB."""
+    path = volume.suggestions / f"{adapter}.jsonl"
+    line = suggestion.model_dump_json().encode() + b"\n"
+    # One write at the end of the file: lines of several servers do not mix.
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if os.fstat(handle).st_size + len(line) > _MAX_FILE_BYTES:
+            raise UnavailableError(
+                f"the suggestions for {adapter} fill {_MAX_FILE_BYTES:,} bytes already; the operator can "
+                f"take suggestions/{path.name} from the volume",
+                code="suggestions_full",
+                retry_after_s=3600,
+            )
+        os.write(handle, line)
+    finally:
+        os.close(handle)
