@@ -1,22 +1,13 @@
 """A real service and a real Chromium, one of each for all of these tests."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page
 
+from tests.browser.chromium import MISSING, TIMEOUT_MS, find_chromium, launched
 from tests.browser.service import Service
-
-pytest.importorskip("playwright", reason="the web page's tests need playwright")
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
-
-TIMEOUT_MS = 120_000  # training shares the processors with whatever else runs
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,14 +19,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # Not of the session: while it lives, a loop runs in this thread, and asyncio.run elsewhere would fail.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    executable = next((found for name in _NAMES if (found := shutil.which(name))), None)
+    executable = find_chromium()
     if executable is None:
-        pytest.skip(f"no Chromium: none of {', '.join(_NAMES)} is on the PATH")
-    expect.set_options(timeout=TIMEOUT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
+        pytest.skip(MISSING)
+    with launched(executable) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="package")

@@ -61,10 +61,10 @@ class Service:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def train(self, adapter: str, rows: str, **training: Any) -> str:
-        """Starts a job on CSV rows through the API. Returns its id."""
+    def train(self, adapter: str, rows: str, *, num_holdout: int = 2, **training: Any) -> str:
+        """Starts a job on CSV rows through the API; its version becomes current. Returns its id."""
         dataset = self.client.post("/datasets", files={"file": ("rows.csv", rows.encode())}).json()
-        config = {"training": training, "evaluation": {"holdout": 2, "promote": "always"}}
+        config = {"training": training, "evaluation": {"holdout": num_holdout, "promote": "always"}}
         body = {"dataset_id": dataset["id"], "adapter": adapter, "config": config}
         response = self.client.post("/jobs", json=body)
         assert response.status_code == 202, response.text

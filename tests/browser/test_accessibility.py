@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import TIMEOUT_MS
+from tests.browser.chromium import TIMEOUT_MS
 from tests.browser.service import ROOT, Service
 
 PAIRS = "prompt,completion\n" + "".join(f"I see {i} birds.,{i} birds I see.\n" for i in range(20))
@@ -78,6 +78,7 @@ def test_with_the_keyboard_alone(page: Page) -> None:
     tab_to("^Train$")
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
+    expect(page.locator(".dropzone")).to_be_visible()
     tab_to("Drop a file")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")

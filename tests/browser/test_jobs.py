@@ -1,28 +1,34 @@
 """A job that is watched, through reloads and restarts of the server."""
 
+import re
+
 from playwright.sync_api import Page, expect
 
 from tests.browser.service import Service
 
 ROWS = "prompt,completion\n" + "".join(f"I see {i} birds.,{i} birds I see.\n" for i in range(60))
-
-
-def last_step(page: Page) -> int:
-    return int(page.get_by_role("slider", name="Loss").first.get_attribute("aria-valuemax") or 0)
+SEVERAL = re.compile(r"^([3-9]|\d\d+)$")
 
 
 def test_the_server_restarts_in_the_middle(page: Page, service: Service) -> None:
     job = service.train("restarted", ROWS, num_train_epochs=500)
+    plot = page.get_by_role("slider", name="Loss").first
     page.goto(f"#/jobs/{job}")
     expect(page.locator("h1 .status")).to_have_text("running")
-    page.wait_for_function("document.querySelector('.plot')?.getAttribute('aria-valuemax') > 2")
+    expect(plot).to_have_attribute("aria-valuemax", SEVERAL)
+    other = page.context.new_page()
+    other.goto("#/translate")
     service.stop()
     expect(page.get_by_text("The connection was lost; the job goes on.")).to_be_visible()
+    other.get_by_role("link", name="Jobs").click()
+    expect(other.get_by_text("No connection to the server")).to_be_visible()
     service.start()
+    expect(other.get_by_text("No connection to the server")).to_be_hidden()
+    expect(other.get_by_role("row", name="restarted")).to_be_visible()
     expect(page.get_by_text("The connection was lost")).to_be_hidden()
     expect(page.get_by_text("Attempt")).to_be_visible()  # the same page, with no reload
     expect(page.locator("h1 .status")).to_have_text("running")
-    page.wait_for_function("document.querySelector('.plot')?.getAttribute('aria-valuemax') > 2")
+    expect(plot).to_have_attribute("aria-valuemax", SEVERAL)
     page.get_by_role("button", name="Cancel job").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
     expect(page.locator("h1 .status")).to_have_text("cancelled")

@@ -33,11 +33,12 @@ export function mount(root, { path, signal }) {
 }
 
 function adapterBox(adapter, { reload, signal, open }) {
+  const pair = pairName(adapter.source, adapter.target);
   const versions = h("div.versions");
   const box = h("details.adapter", { "data-name": adapter.name, open },
     h("summary", {},
       h("span.adapter-name", {}, adapter.name),
-      h("span.pair", {}, pairName(adapter.source, adapter.target)),
+      pair && h("span.pair", {}, pair),
       h("span.tag", {}, adapter.current ? t("adapters.current", { version: adapter.current }) : t("adapters.no_current")),
       h("span.hint", {}, t("adapters.versions", { n: adapter.versions.length })),
       adapter.description && h("span.description", {}, adapter.description)),

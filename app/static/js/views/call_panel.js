@@ -24,7 +24,7 @@ function python(body) {
 export function callPanel(body) {
   return h("div.call-panel", {}, [["curl", curl(body)], ["Python", python(body)]].map(([name, code]) => {
     const id = newId("call");
-    return h("section", { "aria-labelledby": id },
+    return h("div", {},
       h("header", {}, h("h3", { id }, name), copyButton(() => code)),
       h("pre", { tabindex: 0, role: "region", "aria-labelledby": id }, h("code", {}, code)));
   }));

@@ -96,7 +96,7 @@ class TranslateView {
     picker.append(this.pickerHint);
     replace(root, h("h1.visually-hidden", {}, t("nav.translate")),
       h("div.translate-bar", {}, picker),
-      h("div.panes", {}, h("div.pane", {}, this.input, h("p.actions", {}, this.go, this.stop, this.example, h("span.hint", {}, t("translate.keys")))), this.columns),
+      h("div.panes", {}, h("div.pane", {}, this.input, h("p.actions", {}, this.go, this.stop, this.example, h("span.hint.keys", {}, t("translate.keys")))), this.columns),
       this.fault, this.compareBox, this.#optionsBox(), this.call);
   }
 
