@@ -4,10 +4,16 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.service import Service
+from tests.browser.chromium import TIMEOUT_MS
+from tests.browser.service import Service, wait_until
 
 ROWS = "prompt,completion\n" + "".join(f"I see {i} birds.,{i} birds I see.\n" for i in range(60))
 SEVERAL = re.compile(r"^([3-9]|\d\d+)$")
+
+
+def last_step(service: Service, job: str) -> int:
+    points = service.get(f"/jobs/{job}")["loss_curve"]["train"]
+    return int(points[-1]["step"]) if points else 0
 
 
 def test_the_server_restarts_in_the_middle(page: Page, service: Service) -> None:
@@ -26,9 +32,14 @@ def test_the_server_restarts_in_the_middle(page: Page, service: Service) -> None
     expect(other.get_by_text("No connection to the server")).to_be_hidden()
     expect(other.get_by_role("row", name="restarted")).to_be_visible()
     expect(page.get_by_text("The connection was lost")).to_be_hidden()
-    expect(page.get_by_text("Attempt")).to_be_visible()  # the same page, with no reload
+    before = last_step(service, job)
+    wait_until(lambda: last_step(service, job) != before, TIMEOUT_MS / 1000, "it does not go on")
+    wait_until(  # the same page, with no reload
+        lambda: abs(int(plot.get_attribute("aria-valuemax") or 0) - last_step(service, job)) <= 2,
+        TIMEOUT_MS / 1000,
+        "the page shows another curve than the job has",
+    )
     expect(page.locator("h1 .status")).to_have_text("running")
-    expect(plot).to_have_attribute("aria-valuemax", SEVERAL)
     page.get_by_role("button", name="Cancel job").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
     expect(page.locator("h1 .status")).to_have_text("cancelled")

@@ -139,7 +139,8 @@ def test_a_bad_file_shows_its_lines_and_can_go_on_without_them(page: Page) -> No
 
 def test_a_file_that_is_no_text_is_refused(page: Page) -> None:
     choose(page, "photo.csv", "\0\0\0")
-    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("NUL")
+    expect(page.get_by_role("button", name="Go on without")).to_have_count(0)
     page.get_by_role("button", name="Another file").click()
     expect(page.locator(".dropzone")).to_be_visible()
 

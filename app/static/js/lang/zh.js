@@ -42,6 +42,8 @@ export default {
   "upload.refused": "{name} 中有 {n} 行无法使用。", "upload.skip": "略过这 {n} 行继续",
   "mapping.title": "各列是什么？", "mapping.source": "原文", "mapping.target": "译文", "mapping.input": "附加输入", "mapping.input.hint": "放在原文下方，如 Alpaca 格式。", "mapping.none": "无",
   "mapping.needed": "从 {name} 的列名看不出哪一列译成哪一列，请在下面选择。", "mapping.apply": "使用这些列", "mapping.swap": "对调", "mapping.messages": "对话在 {column} 列。", "mapping.fixed": "{source} → {target}。要更改列，请重新选择文件。",
+  "encoding.title": "文件用什么编码？", "encoding.label": "编码", "encoding.hint": "也可以把文件另存为 UTF-8 后重新选择。", "encoding.apply": "按此读取",
+  "encoding.gb18030": "中文，GB18030 或 GBK", "encoding.big5": "中文，Big5", "encoding.shift_jis": "日文，Shift JIS", "encoding.euc-kr": "韩文，EUC-KR", "encoding.windows-1252": "西欧，Windows-1252", "encoding.windows-1251": "西里尔字母，Windows-1251", "encoding.iso-8859-2": "中欧，ISO 8859-2", "encoding.utf-16": "UTF-16",
   "report.tokens.min": "最短", "report.tokens.median": "中位数", "report.tokens.p95": "95 % 不超过", "report.tokens.max": "最长", "report.tokens.total": "词元总数",
   "report.unusable": "略过 {n} 行", "report.duplicates": "{n} 行重复", "report.empty": "{n} 行为空", "report.too_long": "{n} 行过长",
   "report.warnings": "{n} 处值得留意", "report.lines": "（第 {lines} 行）", "report.faults": "{n} 行有错", "report.first": "其中前 {n} 行：",

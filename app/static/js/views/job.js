@@ -41,7 +41,7 @@ class JobView {
     this.problems = h("div");
     this.figures = h("dl.figures");
     this.charts = new JobCharts();
-    this.verdict = h("section", { "aria-labelledby": "verdict-title", hidden: true });
+    this.verdict = h("div.verdict", { hidden: true });
     this.log = h("pre.log", { tabindex: 0, role: "region", "aria-label": t("job.log") });
     this.logBox = h("details.group", { ontoggle: () => this.#readLog() }, h("summary", {}, t("job.log")), this.log, copyButton(() => this.log.textContent));
     this.config = h("details.group", {}, h("summary", {}, t("job.config")),

@@ -9,6 +9,8 @@ import { faults, reportPanel } from "./dataset_report.js";
 const ACCEPT = ".csv,.tsv,.jsonl,.ndjson,.json,.tmx,.parquet,.txt";
 const MAX_LISTED = 6;
 const HEAD_BYTES = 64 * 1024;
+const ENCODINGS = ["gb18030", "big5", "shift_jis", "euc-kr", "windows-1252", "windows-1251", "iso-8859-2", "utf-16"];
+const IN_DOUBT = /^(encoding_|invalid_utf8|invalid_bytes)/;
 
 export class UploadPanel {
   /** `onDataset` is told each dataset that is there, and null when another file is wanted. */
@@ -20,7 +22,7 @@ export class UploadPanel {
   }
 
   #ask() {
-    const input = h("input.visually-hidden", { type: "file", accept: ACCEPT, id: "file", onchange: () => input.files[0] && this.send(input.files[0]) });
+    const input = h("input.visually-hidden", { type: "file", accept: ACCEPT, id: "file", onchange: () => this.#take(input.files) });
     const zone = h("label.dropzone", {
       for: "file",
       ondragover: (e) => { e.preventDefault(); zone.classList.add("over"); },
@@ -28,7 +30,7 @@ export class UploadPanel {
       ondrop: (e) => {
         e.preventDefault();
         zone.classList.remove("over");
-        if (e.dataTransfer.files[0]) this.send(e.dataTransfer.files[0]);
+        this.#take(e.dataTransfer.files);
       },
     }, h("strong", {}, t("upload.drop")), h("span", {}, t("upload.formats")));
     this.existing = h("div.existing");
@@ -51,35 +53,43 @@ export class UploadPanel {
         h("span.hint", {}, ` ${t("upload.rows", { n: d.rows })} · ${date(d.created_at)}`)))));
   }
 
-  async send(file, { mapping, skip } = {}) {
+  #take([file]) {
+    if (!file) return;
     this.file = file;
+    this.said = {};
+    this.#send({});
+  }
+
+  /** Sends the file with all that has been said about it: {mapping, on_error, encoding}. */
+  async #send(said) {
+    this.said = { ...this.said, ...said };
     this.onDataset(null);
-    replace(this.body, busy(t("upload.reading", { name: file.name, size: size(file.size) })));
+    replace(this.body, busy(t("upload.reading", { name: this.file.name, size: size(this.file.size) })));
+    const { mapping, ...rest } = this.said;
     try {
-      const values = { file, mapping: mapping && JSON.stringify(mapping), on_error: skip ? "skip" : undefined };
-      this.show(await upload("datasets", values, { signal: this.signal }));
+      this.show(await upload("datasets", { file: this.file, mapping: mapping && JSON.stringify(mapping), ...rest }, { signal: this.signal }));
     } catch (problem) {
-      if (this.signal.aborted) return;
-      await this.#refused(problem, { mapping, skip });
+      if (!this.signal.aborted) await this.#refused(problem);
     }
   }
 
-  async #refused(problem, { mapping, skip }) {
+  async #refused(problem) {
     const codes = (problem.report?.errors ?? []).map((e) => e.code);
     const needsMapping = codes.includes("mapping_required") || codes.includes("column_missing") || problem.code === "mapping_invalid";
     const columns = needsMapping ? await columnsOf(this.file) : [];
-    // Lines can be left out; a fault of the whole file cannot.
-    const canSkip = !skip && problem.code === "dataset_invalid" && !needsMapping && (problem.report?.unusable ?? 0) > 0;
-    const retry = problem.offline || problem.status === 503 ? () => this.send(this.file, { mapping, skip }) : undefined;
+    // Lines can be left out, a fault of the whole file cannot; the server says which it is.
+    const canSkip = (problem.report?.unusable ?? 0) > 0 && problem.message.includes("on_error=skip");
+    const retry = problem.offline || problem.status === 503 ? () => this.#send({}) : undefined;
     const said = canSkip ? new Problem({ detail: t("upload.refused", { n: problem.report.unusable, name: this.file.name }), code: "lines_unusable" }, 422)
-      : needsMapping && !codes.includes("column_missing") ? new Problem({ detail: t("mapping.needed", { name: this.file.name }) }, 422) : problem;
+      : columns.length && !codes.includes("column_missing") ? new Problem({ detail: t("mapping.needed", { name: this.file.name }) }, 422) : problem;
     replace(this.body,
       problemBox(said, { retry, actions: [
-        canSkip && h("button.primary", { type: "button", onclick: () => this.send(this.file, { mapping, skip: true }) },
+        canSkip && h("button.primary", { type: "button", onclick: () => this.#send({ on_error: "skip" }) },
           t("upload.skip", { n: problem.report.unusable })),
         this.#another(),
       ] }),
-      needsMapping && this.#mappingEditor(columns, mapping ?? {}),
+      needsMapping && this.#mappingEditor(columns, this.said.mapping ?? {}),
+      codes.some((code) => IN_DOUBT.test(code)) && this.#encodingEditor(),
       problem.report && !needsMapping && faults(problem.report));
   }
 
@@ -99,6 +109,12 @@ export class UploadPanel {
     this.onDataset(dataset);
   }
 
+  #encodingEditor() {
+    const choice = select(ENCODINGS.map((name) => ({ value: name, label: t(`encoding.${name}`) })), this.said.encoding);
+    return h("fieldset.mapping", {}, h("legend", {}, t("encoding.title")), field(t("encoding.label"), choice, t("encoding.hint")),
+      h("p.actions", {}, h("button", { type: "button", onclick: () => this.#send({ encoding: choice.value }) }, t("encoding.apply"))));
+  }
+
   #mappingText(mapping) {
     const text = mapping.messages ? t("mapping.messages", { column: mapping.messages })
       : mapping.source ? t("mapping.fixed", { source: mapping.source, target: mapping.target }) : "";
@@ -113,7 +129,7 @@ export class UploadPanel {
     const source = choose("source", first);
     const target = choose("target", second ?? first);
     const input = choose("input", "");
-    const apply = () => this.send(this.file, { mapping: { source: source.value, target: target.value, ...(input.value && { input: input.value }) } });
+    const apply = () => this.#send({ mapping: { source: source.value, target: target.value, ...(input.value && { input: input.value }) } });
     return h("fieldset.mapping", {}, h("legend", {}, t("mapping.title")),
       h("div.fields", {}, field(t("mapping.source"), source), field(t("mapping.target"), target),
         columns.length > 2 && field(t("mapping.input"), input, t("mapping.input.hint"))),
@@ -126,6 +142,7 @@ export class UploadPanel {
 /** The names of a text file's columns by its first line or object; empty if that does not tell. */
 async function columnsOf(file) {
   const head = await file.slice(0, HEAD_BYTES).text();
+  if (/^\s*<|^PAR1|\0/.test(head)) return []; // TMX, Parquet
   const start = head.replace(/^\uFEFF?\s*\[?\s*/, "");
   if (start.startsWith("{")) {
     const line = start.split(/\r?\n/)[0].replace(/,\s*$/, "");
