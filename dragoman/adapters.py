@@ -32,16 +32,16 @@ class AdapterEndpoints:
         return Call("GET", path("adapters", name, "versions", version), reads(AdapterVersion))
 
     @endpoint
-    def promote(self, name: str, version: int) -> Call[None]:
+    def promote(self, name: str, version: int) -> Call[Adapter]:
         """Makes `version` the one that `name` stands for, newer or older than today's."""
         body = {"version": version}
-        return Call("PUT", path("adapters", name, "current"), read_nothing, json=body)
+        return Call("PUT", path("adapters", name, "current"), reads(Adapter), json=body)
 
     @endpoint
-    def set_traffic(self, name: str, shares: Mapping[int, float]) -> Call[None]:
+    def set_traffic(self, name: str, shares: Mapping[int, float]) -> Call[Adapter]:
         """Splits the requests for `name` among versions, `{1: 0.9, 2: 0.1}`; none: all to the current one."""
         body = {str(version): share for version, share in shares.items()}
-        return Call("PUT", path("adapters", name, "traffic"), read_nothing, json=body)
+        return Call("PUT", path("adapters", name, "traffic"), reads(Adapter), json=body)
 
     @endpoint
     def delete(self, name: str, version: int) -> Call[None]:
@@ -86,11 +86,9 @@ class AdapterEndpoints:
 
 
 class Adapters(AdapterEndpoints, Resource):
-    def rollback(self, name: str) -> int:
-        """Makes the version before the current one current, and returns its number."""
-        version = version_before(self.get(name))
-        self.promote(name, version)
-        return version
+    def rollback(self, name: str) -> Adapter:
+        """Makes the version before the current one current."""
+        return self.promote(name, version_before(self.get(name)))
 
     def download(self, name: str, version: int, target: str | Path) -> Path:
         """Writes the version's PEFT folder as a zip to the file `target`, which appears only when it is whole."""
@@ -104,11 +102,9 @@ class Adapters(AdapterEndpoints, Resource):
 
 
 class AsyncAdapters(AdapterEndpoints, AsyncResource):
-    async def rollback(self, name: str) -> int:
-        """Makes the version before the current one current, and returns its number."""
-        version = version_before(await self.get(name))
-        await self.promote(name, version)
-        return version
+    async def rollback(self, name: str) -> Adapter:
+        """Makes the version before the current one current."""
+        return await self.promote(name, version_before(await self.get(name)))
 
     async def download(self, name: str, version: int, target: str | Path) -> Path:
         """Writes the version's PEFT folder as a zip to the file `target`, which appears only when it is whole."""

@@ -21,11 +21,11 @@ from dragoman.errors import (
     JobFailedError,
     TimedOutError,
     UnavailableError,
-    UnexpectedAnswerError,
 )
 from dragoman.events import EventCursor, JobEvent
 from dragoman.models import Job
 from dragoman.progress import watcher
+from dragoman.retries import describe_failure
 
 _JOBS = builtins.list[Job]
 _LOST = (httpx.TransportError, ConnectionFailedError, UnavailableError)
@@ -149,10 +149,10 @@ class Jobs(JobEndpoints, Resource):
                 if not cursor.finished and (event := cursor.settle(self.get(job_id))):
                     yield event
                 pause_s = cursor.pause_s()
+            except SSEError as error:  # no stream of events at all
+                raise describe_failure(error) from error
             except _LOST as error:
                 pause_s = cursor.pause_s(error)
-            except SSEError as error:
-                raise UnexpectedAnswerError(str(error)) from error
             if not cursor.finished:
                 _check_deadline(deadline)
                 time.sleep(pause_s)
@@ -195,10 +195,10 @@ class AsyncJobs(JobEndpoints, AsyncResource):
                 if not cursor.finished and (event := cursor.settle(await self.get(job_id))):
                     yield event
                 pause_s = cursor.pause_s()
+            except SSEError as error:  # no stream of events at all
+                raise describe_failure(error) from error
             except _LOST as error:
                 pause_s = cursor.pause_s(error)
-            except SSEError as error:
-                raise UnexpectedAnswerError(str(error)) from error
             if not cursor.finished:
                 await asyncio.sleep(pause_s)
 

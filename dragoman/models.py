@@ -251,7 +251,7 @@ class Adapter(Answer):
     versions: list[int]
     resident: bool = False
     description: str = ""
-    traffic: dict[str, float] | None = None
+    traffic: dict[int, float] = {}
 
     @property
     def previous(self) -> int | None:

@@ -35,8 +35,7 @@ class LiveJob:
         data = event.data
         if event.kind in ("status", "done"):
             self.status = data.get("status", self.status)
-        if event.kind == "restart":  # from that step on, the points come again
-            step = int(data.get("step", 0))
+        if (step := data.get("restart_after_step")) is not None:  # later points come again
             self.losses = {s: loss for s, loss in self.losses.items() if s <= step}
             self.eval_losses = {s: loss for s, loss in self.eval_losses.items() if s <= step}
         progress: dict[str, Any] = data.get("progress") or {}

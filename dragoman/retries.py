@@ -7,9 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from httpx_sse import SSEError
 
 from dragoman.calls import Call
-from dragoman.errors import ConnectionFailedError, DragomanError, TimedOutError, from_response
+from dragoman.errors import (
+    ConnectionFailedError,
+    DragomanError,
+    TimedOutError,
+    UnexpectedAnswerError,
+    from_response,
+)
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 8.0
@@ -47,6 +54,8 @@ class RetryPolicy:
 
 
 def describe_failure(error: httpx.TransportError) -> DragomanError:
+    if isinstance(error, SSEError):
+        return UnexpectedAnswerError(f"what answered is no Dragoman server: {error}")
     url = error.request.url
     where = f"{url.scheme}://{url.netloc.decode()}"
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):

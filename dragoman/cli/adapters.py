@@ -53,7 +53,6 @@ def show(session: Session, ref: Ref) -> None:
     if out.as_json:
         out.json(adapter)
     else:
-        shares = adapter.traffic or {}
         out.fields(
             [
                 ("adapter", adapter.name),
@@ -61,7 +60,7 @@ def show(session: Session, ref: Ref) -> None:
                 ("languages", f"{adapter.source} -> {adapter.target}"),
                 ("current", adapter.current),
                 ("versions", ", ".join(map(str, adapter.versions))),
-                ("traffic", ", ".join(f"{v}: {share:.0%}" for v, share in shares.items())),
+                ("traffic", ", ".join(f"{v}: {share:.0%}" for v, share in adapter.traffic.items())),
                 ("in memory", adapter.resident),
             ]
         )
@@ -90,15 +89,13 @@ def show_version(session: Session, version: AdapterVersion) -> None:
 def promote(session: Session, ref: VersionRef) -> None:
     """Make a version the one that its name stands for."""
     name, number = split_version(ref)
-    session.client.adapters.promote(name, number)
-    _tell_current(session, session.client.adapters.get(name))
+    _tell_current(session, session.client.adapters.promote(name, number))
 
 
 @command(app, "rollback")
 def rollback(session: Session, name: Annotated[str, typer.Argument(metavar="ADAPTER")]) -> None:
     """Go back to the version before the current one."""
-    session.client.adapters.rollback(name)
-    _tell_current(session, session.client.adapters.get(name))
+    _tell_current(session, session.client.adapters.rollback(name))
 
 
 @command(app, "traffic")

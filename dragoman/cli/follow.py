@@ -88,7 +88,7 @@ def show_evaluation(session: Session, evaluation: Evaluation, version: int | Non
         rows.append(row("current version", evaluation.current))
     rows.append(row(f"new version {version or ''}".strip(), evaluation.candidate))
     out.table(["held-out rows" if not evaluation.rows else f"on {evaluation.rows} held-out rows",
-               "BLEU", "chrF"], rows)  # fmt: skip
+               "BLEU", "chrF++"], rows)  # fmt: skip
     if evaluation.reason:
         out.say(evaluation.reason)
     for sample in evaluation.samples[:_NUM_SAMPLES]:

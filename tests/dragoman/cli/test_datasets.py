@@ -1,0 +1,35 @@
+import json
+from pathlib import Path
+
+from tests.dragoman.cli.conftest import Run
+
+
+def test_a_dataset_comes_and_goes(at: Run, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("left,right\nI am tall.,Tall I am.\nYou are old.,Old you are.\nbroken,\n")
+    columns = ["--column", "source=left", "--column", "target=right"]
+    refused = at("datasets", "upload", str(path), *columns)
+    assert refused.code == 4
+    assert "line 4" in refused.err
+    ran = at("datasets", "upload", str(path), *columns, "--skip-errors", "--name", "cli pairs")
+    dataset_id = ran.out.strip()
+    assert "2 pairs, csv (source: left, target: right)" in ran.err
+    assert f"{dataset_id}\tcli pairs\tcsv\t2\t" in at("datasets", "list").out
+    shown = at("datasets", "show", dataset_id)
+    assert "dropped:    1" in shown.out
+    assert "Tall I am." in shown.out
+    assert json.loads(at("datasets", "show", dataset_id, "--json").out)["rows"] == 2
+    rows = [
+        line.split("\t")
+        for line in at("datasets", "preview", dataset_id, "-n", "1").out.splitlines()
+    ]
+    assert {row[1] for row in rows} == {"read", "trained"}
+    assert any("Tall I am." in row[3] for row in rows if row[1] == "trained")
+    assert at("datasets", "delete", dataset_id).out == f"{dataset_id} deleted\n"
+    assert at("datasets", "show", dataset_id).code == 4
+
+
+def test_odd_columns(at: Run, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("a,b\nx,y\n")
+    assert at("datasets", "upload", str(path), "--column", "left=a").code == 2

@@ -1,0 +1,71 @@
+"""The real service, as `make serve` starts it, behind the real client."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dragoman
+from tests.dragoman.servers import CuttingProxy, ScriptedServer
+
+ROOT = Path(__file__).resolve().parents[2]
+YODA = ROOT / "examples" / "yoda.csv"
+
+
+@pytest.fixture(scope="session")
+def service_url(
+    _no_settings_from_outside: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Redis, worker and server of their own, with the adapters in the box."""
+    folder = tmp_path_factory.mktemp("service")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "DRAGOMAN_PORT": str(port),
+        "DRAGOMAN_DATA_DIR": str(folder / "data"),
+        "PYTHONPATH": str(ROOT),
+    }
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "embedded"], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            with dragoman.Client(url) as client:
+                client.wait_until_ready(180)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0, (folder / "log.txt").read_text()
+
+
+@pytest.fixture
+def client(service_url: str) -> Iterator[dragoman.Client]:
+    with dragoman.Client(service_url) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(service_url: str) -> Iterator[CuttingProxy]:
+    with CuttingProxy(service_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def unused_url() -> str:
+    """Nobody listens there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"

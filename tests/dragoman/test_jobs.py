@@ -1,0 +1,175 @@
+"""Jobs through the client, trained by the real worker."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dragoman
+from tests.dragoman.conftest import YODA
+from tests.dragoman.servers import CuttingProxy, Reply, ScriptedServer, problem
+
+CONFIG = {
+    "source": "en",
+    "target": "en-x-client",
+    "training": {"max_steps": 6, "logging_steps": 1},
+    "evaluation": {"holdout": 4, "promote": "always"},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(service_url: str) -> Iterator[dragoman.Job]:
+    """One run from a file to the end."""
+    with dragoman.Client(service_url) as client:
+        job = client.jobs.create("client-made", file=YODA, config=CONFIG)
+        assert job.status == "queued"
+        yield job.wait()
+
+
+def test_a_file_becomes_an_adapter(client: dragoman.Client, trained: dragoman.Job) -> None:
+    assert trained.status == "succeeded"
+    assert trained.ended
+    assert trained.adapter_version == 1
+    assert [p.step for p in trained.loss_curve.train] == [1, 2, 3, 4, 5, 6]
+    assert trained.evaluation is not None
+    assert trained.evaluation.candidate.bleu >= 0
+    assert trained.config["training"]["max_steps"] == 6
+    assert client.translate("I am tall.", adapter="client-made").adapter == "client-made@1"
+    assert "training" in client.jobs.log(trained.id)
+    assert client.jobs.curve_svg(trained.id).lstrip().startswith(("<?xml", "<svg"))
+    assert client.jobs.get(trained.id, after_step=4).loss_curve.train[0].step == 5
+
+
+def test_the_list_finds_it(client: dragoman.Client, trained: dragoman.Job) -> None:
+    found = client.jobs.list(adapter="client-made", status="succeeded")
+    assert [job.id for job in found] == [trained.id]
+    assert (
+        client.jobs.list(limit=100, after=trained.id)
+        == client.jobs.list(limit=100)[
+            [job.id for job in client.jobs.list(limit=100)].index(trained.id) + 1 :
+        ]
+    )
+
+
+def test_events_come_whole_over_a_line_that_breaks(
+    client: dragoman.Client, trained: dragoman.Job, proxy: CuttingProxy
+) -> None:
+    events = list(client.jobs.events(trained.id))
+    assert events[-1].kind == "done"
+    assert events[-1].data["status"] == "succeeded"
+    proxy.cuts, proxy.cut_after = 3, 1500
+    with dragoman.Client(proxy.url) as cut:
+        assert list(cut.jobs.events(trained.id)) == events
+    assert proxy.num_cut == 3
+
+
+def test_the_async_client_does_the_same(
+    client: dragoman.Client, trained: dragoman.Job, proxy: CuttingProxy
+) -> None:
+    proxy.cuts, proxy.cut_after = 2, 1500
+
+    async def follow() -> tuple[list[dragoman.JobEvent], dragoman.Job]:
+        async with dragoman.AsyncClient(proxy.url) as cut:
+            events = [event async for event in cut.jobs.events(trained.id)]
+            job = await cut.jobs.wait(trained)
+            with pytest.raises(TypeError, match=r"await client\.jobs\.wait"):
+                job.wait()
+            return events, job
+
+    events, job = asyncio.run(follow())
+    assert events == list(client.jobs.events(trained.id))
+    assert job.status == "succeeded"
+
+
+def test_events_go_on_where_one_left(client: dragoman.Client, trained: dragoman.Job) -> None:
+    events = list(client.jobs.events(trained.id))
+    middle = events[len(events) // 2]
+    rest = list(client.jobs.events(trained.id, last_event_id=middle.id))
+    assert rest == events[len(events) // 2 + 1 :]
+    after_the_last = list(client.jobs.events(trained.id, last_event_id=events[-1].id))
+    assert [(e.kind, e.data["status"]) for e in after_the_last] == [("done", "succeeded")]
+
+
+def test_a_key_makes_two_calls_one_job(client: dragoman.Client, trained: dragoman.Job) -> None:
+    def submit() -> str:
+        job = client.jobs.create(
+            "client-twice",
+            dataset_id=trained.dataset_id,
+            config={"training": {"num_train_epochs": 500}},
+            idempotency_key="client-key",
+        )
+        return job.id
+
+    first = submit()
+    assert submit() == first
+    with pytest.raises(dragoman.TimedOutError):
+        client.jobs.wait(first, timeout_s=0.5)
+    client.jobs.cancel(first)
+    assert client.jobs.wait(first).status == "cancelled"
+    with pytest.raises(dragoman.ConflictError):
+        client.jobs.cancel(first)
+
+
+def test_a_bad_file_is_refused_with_its_lines(client: dragoman.Client, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("prompt,completion\nfine,fine too\nno target,\n")
+    with pytest.raises(dragoman.InvalidError) as caught:
+        client.jobs.create("client-bad", file=bad)
+    assert caught.value.code == "dataset_invalid"
+    assert caught.value.extra["report"]["errors"][0]["line"] == 3
+    with pytest.raises(FileNotFoundError):
+        client.jobs.create("client-bad", file=tmp_path / "nothing.csv")
+
+
+def test_a_wrong_setting_is_named(client: dragoman.Client) -> None:
+    with pytest.raises(dragoman.InvalidError) as caught:
+        client.jobs.create("x", file=YODA, config={"training": {"learning_rat": 1}})
+    assert "learning_rat" in str(caught.value)
+
+
+def test_unknown_jobs(client: dragoman.Client) -> None:
+    for ask in (client.jobs.get, client.jobs.log, client.jobs.cancel, client.jobs.wait):
+        with pytest.raises(dragoman.NotFoundError):
+            ask("job-nobody")
+
+
+def job_answer(status: str, **more: Any) -> Reply:
+    job = {"id": "j", "adapter": "a", "dataset_id": "d", "created_at": "2030-01-01T00:00:00Z"}
+    return Reply(body=job | {"status": status} | more)
+
+
+def test_a_failed_job_is_an_error(scripted: ScriptedServer) -> None:
+    error = {"code": "out_of_memory", "message": "too big"}
+    stream = {"content-type": "text/event-stream"}
+    done = Reply(body='event: done\nid: 1-0\ndata: {"status": "failed"}\n\n', headers=stream)
+    scripted.replies = [done, job_answer("failed", error=error)]
+    with (
+        dragoman.Client(scripted.url) as client,
+        pytest.raises(dragoman.JobFailedError, match=r"too big.*out_of_memory") as caught,
+    ):
+        client.jobs.wait("j")
+    assert caught.value.job.error is not None
+
+
+def test_a_server_that_stays_away_is_an_error(scripted: ScriptedServer, unused_url: str) -> None:
+    with (
+        dragoman.Client(unused_url, max_retries=0) as client,
+        pytest.raises(dragoman.ConnectionFailedError),
+    ):
+        list(client.jobs.events("j", reconnect_s=0.2))
+    scripted.replies = [problem(503, "redis_unavailable")]
+    with (
+        dragoman.Client(scripted.url, max_retries=0) as client,
+        pytest.raises(dragoman.UnavailableError),
+    ):
+        list(client.jobs.events("j", reconnect_s=0.2))
+
+
+def test_not_a_stream(scripted: ScriptedServer) -> None:
+    scripted.replies = [Reply(body="<html>")]
+    with dragoman.Client(scripted.url) as client, pytest.raises(dragoman.UnexpectedAnswerError):
+        list(client.jobs.events("j"))
+    with dragoman.Client(scripted.url) as client, pytest.raises(dragoman.UnexpectedAnswerError):
+        list(client.translate("x", stream=True))
