@@ -171,6 +171,8 @@ def _run(args: argparse.Namespace) -> Result:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     num_tokens = sum(_num_tokens(row, renderer) for row in train) * args.epochs
     num_steps = trainer.state.max_steps
+    if num_steps <= NUM_WARM_UP_STEPS:
+        raise SystemExit(f"{num_steps} steps are too few to be timed; raise --epochs")
     seconds = clock.ended_s - clock.started_s
     timed = num_tokens * (num_steps - NUM_WARM_UP_STEPS) / num_steps
     return Result(

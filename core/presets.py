@@ -68,7 +68,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "seed": 3407,
         },
     },
-    "fast": {},
+    # Found on the embedded base (docs/decisions.md); on a GPU worker.resolve makes the batches larger.
+    "fast": {"training": {"num_train_epochs": 2.0, "per_device_train_batch_size": 4}},
     "quality": {"training": {"num_train_epochs": 8.0, "lr_scheduler_type": "cosine"}},
 }
 

@@ -10,6 +10,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from core.presets import PRESETS
 from core.target_modules import match_target_modules
 from core.training_config import JobConfig
 from worker.integrations import check_installed
@@ -18,6 +19,13 @@ from worker.training import linear_layers
 
 _CPU_OPTIMISER = "adamw_torch"
 _GPU_OPTIMISERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+# The preset `fast` on a GPU: what a run of it should have in steps, and a step at most in tokens. Fewer tokens leave a
+# large model waiting for its kernels to be launched, fewer steps leave it untaught.
+_FAST_STEPS = 60
+_FAST_TOKENS = 4096
+_TOKENS_PER_ROW = 40  # a sentence pair in its chat template, about
+# Of such a batch as the default learning rate was found with.
+_TOKENS_OF_RATE = 300
 # Of free memory; the rest is for weights, gradients and whoever else is on this machine.
 _ACTIVATION_SHARE = 0.5
 
@@ -35,6 +43,8 @@ def resolve_config(
     check_installed(settled.training.report_to)
     _fit_base(resolution, base_folder, base)
     _fit_device(resolution, precision)
+    if config.preset == "fast" and precision.device.type == "cuda":
+        _pack_for_gpu(resolution, num_rows, is_rate_free=config.training.learning_rate is None)
     _fit_evaluation(resolution)
     _choose_checkpointing(resolution, base, precision)
     settled.training.assistant_only_loss = settled.training.trains_all_answers
@@ -118,6 +128,25 @@ def _fit_device(resolution: _Resolution, precision: Precision) -> None:
     if config.training.dataset_num_proc > num_cores:
         reason = f"this machine has {num_cores} processor cores"
         resolution.use("training.dataset_num_proc", num_cores, reason)
+
+
+def _pack_for_gpu(resolution: _Resolution, num_rows: int, *, is_rate_free: bool) -> None:
+    """Batches of many tokens and no padding, and the rate that they want; unless the job has a say in either."""
+    training = resolution.config.training
+    preset = PRESETS["fast"]["training"]
+    batch_size = training.per_device_train_batch_size
+    if training.packing or batch_size != preset["per_device_train_batch_size"]:
+        return
+    num_tokens = num_rows * training.num_train_epochs * _TOKENS_PER_ROW
+    step_tokens = min(num_tokens / _FAST_STEPS, _FAST_TOKENS)
+    num_blocks = max(1, int(step_tokens / training.max_length))
+    reason = "on a GPU the preset fast packs rows into batches of many tokens"
+    resolution.use("training.packing", True, reason)
+    resolution.use("training.per_device_train_batch_size", num_blocks, reason)
+    if is_rate_free and training.learning_rate is not None:
+        # AdamW's steps are as noisy as the square root of a batch is small (Malladi et al. 2022, arXiv:2205.10287).
+        growth = max(1.0, num_blocks * training.max_length / _TOKENS_OF_RATE) ** 0.5
+        training.learning_rate = float(f"{training.learning_rate * growth:.2g}")
 
 
 def _fit_evaluation(resolution: _Resolution) -> None:

@@ -199,3 +199,33 @@ def test_recipes_on_a_cpu_warn_of_every_difference(
             wanted = asked[section][key]
             if wanted not in (None, "auto", value):
                 assert any(w.startswith(f"{section}.{key}: ") for w in warnings), key
+
+
+def test_fast_packs_on_a_gpu(bases: dict[str, Path]) -> None:
+    asked = {"preset": "fast", "training": {"max_length": 128, "num_train_epochs": 3}}
+    on_cpu, warnings = resolve(bases["phi3"], **asked)
+    assert not on_cpu.training.packing
+    assert warnings == []
+    sizes = []
+    for num_rows in (10, 1000, 100_000):
+        config, warnings = resolve(bases["phi3"], GPU, num_rows, **asked)
+        assert config.training.packing
+        assert [w.partition(":")[0] for w in warnings] == [
+            "training.packing",
+            "training.per_device_train_batch_size",
+        ]
+        sizes.append(config.training.per_device_train_batch_size)
+        tokens = config.training.per_device_train_batch_size * 128
+        growth = max(tokens / 300, 1) ** 0.5
+        assert config.training.learning_rate == pytest.approx(
+            on_cpu.training.learning_rate * growth, rel=0.05
+        )
+    assert sizes == [1, 15, 32]  # 4096 tokens at most
+
+
+@pytest.mark.parametrize(
+    "named", [{"per_device_train_batch_size": 16}, {"packing": True}, {"learning_rate": 1e-4}]
+)
+def test_fast_leaves_what_the_job_names(bases: dict[str, Path], named: dict[str, Any]) -> None:
+    config, _ = resolve(bases["phi3"], GPU, preset="fast", training=named)
+    assert named.items() <= config.training.model_dump().items()
