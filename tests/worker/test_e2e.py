@@ -1,6 +1,8 @@
 """A real `celery worker` over a real Redis: what happens to a job, whatever happens to its worker."""
 
+import csv
 import os
+import random
 import signal
 import socket
 import stat
@@ -20,9 +22,11 @@ from core.metrics import read_curve
 from core.prompt import PromptRenderer
 from core.settings import Settings
 from embedded.redis_server import EmbeddedRedis, find_redis_server
-from tests.worker.conftest import ROWS, SHORT, Jobs, WorkerProcess
+from tests.worker.conftest import ROOT, ROWS, SHORT, Jobs, WorkerProcess
 
 pytestmark = pytest.mark.e2e
+
+EXAMPLE = ROOT / "examples" / "yoda.csv"
 
 # Minutes, if nobody ends it.
 LONG = SHORT | {"training": SHORT["training"] | {"max_steps": 5000}}
@@ -94,7 +98,8 @@ class TestOneWorker:
 
         assert seal.job_id == job.id
         assert seal.dataset_rows == len(ROWS)
-        assert seal.config == job.config.model_dump(mode="json")
+        assert job.resolved
+        assert seal.config == job.resolved.model_dump(mode="json")
         assert {3, 7} <= set(seal.stop_token_ids)
         assert seal.metrics["steps"] == 3
         assert seal.metrics["train_loss"] > 0
@@ -148,7 +153,7 @@ class TestOneWorker:
         job = jobs.wait(jobs.create(rows=rows, is_sent=True).id)
         assert job.status == JobStatus.SUCCEEDED
         assert job.warnings == [
-            "1 of 33 rows were left out: longer than max_length=512 tokens, the chat template included"
+            "1 of 30 rows were left out: longer than max_length=512 tokens, the chat template included"
         ]
 
 
@@ -225,6 +230,38 @@ def test_worker_without_a_redis_says_so(start_worker: Callable[..., WorkerProces
     assert worker.process.wait(60) == 1
     assert "DRAGOMAN_REDIS_URL is empty" in worker.log
     assert "Traceback" not in worker.log
+
+
+@pytest.mark.slow
+def test_only_a_better_translator_is_made_current(
+    settings: Settings, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    """On the embedded base: targets in the wrong order, then in the right one, then in the wrong one again."""
+    with EXAMPLE.open(encoding="utf-8", newline="") as file:
+        good = [Row(prompt=r["prompt"], completion=r["completion"]) for r in csv.DictReader(file)]
+    targets = [row.completion for row in good]
+    random.Random(1).shuffle(targets)
+    shuffled = [
+        row.model_copy(update={"completion": target})
+        for row, target in zip(good, targets, strict=True)
+    ]
+    jobs = Jobs(settings)
+    worker = start_worker(settings)
+    config = {"source": "en", "target": "en-x-yoda", "training": {"num_train_epochs": 2}}
+    currents, evaluations = [], []
+    for rows in (shuffled, good, shuffled):
+        job = jobs.wait(jobs.create(config, rows=rows, is_sent=True).id, timeout_s=600)
+        assert job.status == JobStatus.SUCCEEDED, worker.log
+        assert job.evaluation
+        evaluations.append(job.evaluation)
+        currents.append(jobs.registry.get("yoda").current)
+    assert currents == [None, 2, 2]
+    assert [e.promoted for e in evaluations] == [False, True, False]
+    assert [e.against for e in evaluations] == ["base", "base", "yoda@2"]
+    better = evaluations[1]
+    assert better.gain > 10
+    assert better.p_value is not None
+    assert better.p_value < 0.05
 
 
 @pytest.mark.slow
