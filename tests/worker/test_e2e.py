@@ -124,9 +124,9 @@ class TestOneWorker:
         ("config", "code", "message"),
         [
             (
-                {"lora": {"target_modules": ["o_proj", "q_proj"]}},
+                {"lora": {"target_modules": ["o_proj", "c_attn"]}},
                 "target_modules_invalid",
-                "'q_proj', which is no linear layer of this base model; there are: "
+                "'c_attn', which is no linear layer of this base model; there are: "
                 "down_proj, gate_up_proj, o_proj, qkv_proj",
             ),
             ({"training": {"max_length": 8}}, "dataset_too_long", "max_length=8"),
