@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from app import problems
+from app import openapi, problems
 from app.body_limit import BodyLimitMiddleware
 from app.metrics import Metrics, MetricsMiddleware
 from app.routes import adapters, datasets, jobs, libretranslate, openai, pages, system, translate
@@ -56,6 +56,7 @@ def create_app(
     problems.install(app)
     for room in (translate, libretranslate, adapters, datasets, jobs, openai, system, pages):
         app.include_router(room.router)
+    openapi.install(app)
     return app
 
 

@@ -46,6 +46,10 @@ class OpenAIError(BaseModel):
         return cls(message=message, type=kind, param=param, code=code)
 
 
+class OpenAIErrorBody(BaseModel):
+    error: OpenAIError
+
+
 def is_openai_path(path: str) -> bool:
     return path == "/v1" or path.startswith("/v1/")
 
@@ -83,7 +87,7 @@ def problem(
         fault = OpenAIError.made(status, code, detail, _param(extra.get("errors")))
         # OpenAI's own answer to a value that cannot be; its clients tell errors apart by status.
         status = 400 if status == 422 else status
-        return JSONResponse({"error": fault.model_dump()}, status, headers=headers)
+        return JSONResponse(OpenAIErrorBody(error=fault).model_dump(), status, headers=headers)
     if request.scope["path"].rstrip("/") in _LIBRETRANSLATE_PATHS:
         body["error"] = detail
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")

@@ -93,6 +93,20 @@ def cancel_fine_tuning_job(job_id: str, services: ServicesDep) -> FineTuningJob:
     return _show(services.jobs.cancel(job_id), services)
 
 
+@router.post("/{job_id}/pause")
+def pause_fine_tuning_job(job_id: str, services: ServicesDep) -> FineTuningJob:
+    """Pause a job: it keeps what it has learnt, and its place."""
+    return _show(services.jobs.pause(job_id), services)
+
+
+@router.post("/{job_id}/resume")
+def resume_fine_tuning_job(job_id: str, services: ServicesDep) -> FineTuningJob:
+    """Go on with a paused job."""
+    job = services.jobs.resume(job_id)
+    services.send(job.id)
+    return _show(job, services)
+
+
 @router.get("/{job_id}/events")
 def list_events(
     job_id: str, services: ServicesDep, limit: _Limit = 20, after: _After = None
