@@ -69,6 +69,7 @@ def test_the_curve_can_be_read_zoomed_and_smoothed(page: Page, service: Service)
     losses = [p["loss"] for p in service.get(f"/jobs/{job}")["loss_curve"]["train"]]
     assert len(losses) == 12
     plot = page.get_by_role("slider", name="Loss").first
+    plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 50)

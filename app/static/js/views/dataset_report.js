@@ -16,10 +16,12 @@ export function reportPanel(report) {
     report.errors.length > 0 && faults(report));
 }
 
-/** {code, message, count, lines}. */
-function warning({ message, count, lines = [] }) {
+/** {code, message, count, lines}: of `count` rows the message is what they do; of the whole file (0) it is a sentence. */
+function warning({ code, message, count, lines = [] }) {
+  const key = `warning.${code}`;
+  const said = has(key) ? t(key, { n: count }) : count ? t("report.rows", { n: count, message }) : message;
   const more = count > lines.length ? ", …" : "";
-  return h("li", {}, message, lines.length > 0 && h("span.hint", {}, ` ${t("report.lines", { lines: lines.join(", ") + more })}`));
+  return h("li", { title: message }, said, lines.length > 0 && h("span.hint", {}, ` ${t("report.lines", { n: count, lines: lines.join(", ") + more })}`));
 }
 
 /** The faulty lines as a table. */

@@ -4,7 +4,7 @@ import { h, newId } from "../dom.js";
 import { compact, number, t } from "../i18n.js";
 import { note } from "../notices.js";
 
-const NUM_SAMPLES = 20;
+const NUM_SHOWN = 3; // the others are one click away
 
 /** `evaluation` of a job or a seal; older seals hold less of it. */
 export function evaluationPanel(evaluation, { adapter, adapter_version: version } = {}) {
@@ -20,7 +20,8 @@ export function evaluationPanel(evaluation, { adapter, adapter_version: version 
       evaluation.gain !== undefined && t("verdict.gain", { gain: signed(evaluation.gain), metric: metricName(evaluation.metric), against: evaluation.against }),
       evaluation.p_value !== null && evaluation.p_value !== undefined && t("verdict.p", { p: compact(evaluation.p_value) }),
     ].filter(Boolean).join(" ")),
-    samples.length > 0 && h("details.group", { open: true }, h("summary", {}, t("verdict.samples", { n: samples.length })), sampleList(samples)),
+    sampleList(samples.slice(0, NUM_SHOWN)),
+    samples.length > NUM_SHOWN && h("details.group", {}, h("summary", {}, t("verdict.samples", { n: samples.length - NUM_SHOWN })), sampleList(samples.slice(NUM_SHOWN))),
     Object.keys(evaluation.signatures ?? {}).length > 0 && h("details.group", {}, h("summary", {}, t("verdict.signatures")),
       h("dl", {}, Object.entries(evaluation.signatures).map(([name, signature]) => [h("dt", {}, metricName(name)), h("dd", {}, h("code", {}, signature))]))),
   ];
@@ -39,7 +40,7 @@ export function scoreTable(evaluation, candidate) {
 }
 
 function sampleList(samples) {
-  return h("div.samples", {}, samples.slice(0, NUM_SAMPLES).map((s) => {
+  return h("div.samples", {}, samples.map((s) => {
     const titleId = newId("sample");
     const line = (name) => s[name] !== null && s[name] !== undefined
       && h("div", { class: name }, h("dt", {}, t(`sample.${name}`)), h("dd", {}, s[name]));

@@ -90,7 +90,7 @@ export class UploadPanel {
       ] }),
       needsMapping && this.#mappingEditor(columns, this.said.mapping ?? {}),
       codes.some((code) => IN_DOUBT.test(code)) && this.#encodingEditor(),
-      problem.report && !needsMapping && faults(problem.report));
+      problem.report && canSkip && faults(problem.report));
   }
 
   #another() {
