@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.engine.engine import Engine
-from app.services import Services
+from app.services import Services, Serving
 from app.translator import Translator
 from core.adapters import AdapterRegistry
 from core.datasets import DatasetStore
@@ -51,6 +51,10 @@ async def get_translator(services: ServicesDep) -> Translator:
     return services.require_serving().translator
 
 
+async def get_serving(services: ServicesDep) -> Serving:
+    return services.require_serving()
+
+
 async def get_token_counter(services: ServicesDep) -> Callable[[list[str]], list[int]]:
     return services.require_serving().count_tokens
 
@@ -62,4 +66,5 @@ DatasetsDep = Annotated[DatasetStore, Depends(get_datasets)]
 JobsDep = Annotated[JobStore, Depends(get_jobs)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
 TranslatorDep = Annotated[Translator, Depends(get_translator)]
+ServingDep = Annotated[Serving, Depends(get_serving)]
 TokenCounterDep = Annotated[Callable[[list[str]], list[int]], Depends(get_token_counter)]

@@ -5,6 +5,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from math import ceil
 
 # Share of words that two near duplicates have in common: one word in seven may differ, none in a shorter text.
@@ -23,8 +24,7 @@ _UNSPACED = (
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0971-\u0dff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+")
 
-# A word, and which of its occurrences in the text this is.
-_Token = tuple[str, int]
+_MAX_WORDS = 512  # of a text; what comes after them is not compared
 
 
 class NearDuplicates:
@@ -36,65 +36,66 @@ class NearDuplicates:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._texts: list[str] = []
-        self._tokens: list[frozenset[_Token]] = []
-        for text in texts:
-            if tokens := _tokenise(text):
-                self._texts.append(text)
-                self._tokens.append(frozenset(tokens))
-        self._frequencies = Counter(token for tokens in self._tokens for token in tokens)
-        self._index: dict[_Token, list[int]] = defaultdict(list)
-        for i in sorted(range(len(self._tokens)), key=self._length):
-            for token in self._rarest(list(self._tokens[i])):
-                self._index[token].append(i)
+        words = {text: found for text in texts if (found := _split(text))}
+        frequencies = Counter(word for found in words.values() for word in found)
+        by_frequency = sorted(frequencies, key=lambda word: (frequencies[word], word))
+        self._ranks = {word: rank for rank, word in enumerate(by_frequency)}  # 0: the rarest
+        # By length, so that those of like length lie together in the index.
+        self._texts = sorted(words, key=lambda text: len(words[text]))
+        self._words = [frozenset(map(self._ranks.__getitem__, words[t])) for t in self._texts]
+        self._index: dict[int, list[int]] = defaultdict(list)
+        for i, ranks in enumerate(self._words):
+            for rank in sorted(ranks)[: _num_rarest(len(ranks))]:
+                self._index[rank].append(i)
 
     def find(self, text: str) -> str | None:
         """An indexed text that `text` is near to, if there is one."""
-        tokens = _tokenise(text)
-        num_known = sum(token in self._frequencies for token in tokens)
-        if not tokens or num_known < _least_common(len(tokens)):
+        words = _split(text)
+        ranks = sorted(self._ranks[word] for word in words if word in self._ranks)
+        if not words or len(ranks) < _least_common(len(words)):
             return None
-        of_text = frozenset(tokens)
+        of_text = frozenset(ranks)
+        # Words that are not in the index are the rarest of all.
+        num_rarest = _num_rarest(len(words)) - (len(words) - len(ranks))
         compared: set[int] = set()
-        for i in self._sharing(tokens):
+        for i in self._sharing(ranks[:num_rarest], len(words)):
             if i in compared:
                 continue
             if len(compared) == _MAX_COMPARED:
                 break
             compared.add(i)
-            longer = max(len(tokens), len(self._tokens[i]))
-            if len(of_text & self._tokens[i]) >= _least_common(longer):
+            longer = max(len(words), self._length(i))
+            if len(of_text & self._words[i]) >= _least_common(longer):
                 return self._texts[i]
         return None
 
-    def _sharing(self, tokens: list[_Token]) -> Iterator[int]:
-        """Texts of like length that have one of the rarest tokens, those with the very rarest first."""
-        shortest = _least_common(len(tokens))
-        longest = ceil(len(tokens) / THRESHOLD)
-        for token in self._rarest(tokens):
-            having = self._index.get(token, [])
-            start = bisect_left(having, shortest, key=self._length)
-            end = bisect_right(having, longest, key=self._length)
+    def _sharing(self, ranks: list[int], num_words: int) -> Iterator[int]:
+        """Texts of about `num_words` words that share one of `ranks`, those with the very rarest first."""
+        for rank in ranks:
+            having = self._index.get(rank, [])
+            start = bisect_left(having, _least_common(num_words), key=self._length)
+            end = bisect_right(having, ceil(num_words / THRESHOLD), key=self._length)
             yield from having[start:end]
 
     def _length(self, i: int) -> int:
-        return len(self._tokens[i])
-
-    def _rarest(self, tokens: list[_Token]) -> list[_Token]:
-        """So many that without one of them too few would be left to be near."""
-        num_rarest = len(tokens) - _least_common(len(tokens)) + 1
-        return sorted(tokens, key=lambda t: (self._frequencies[t], t))[:num_rarest]
+        return len(self._words[i])
 
 
 def _least_common(num_words: int) -> int:
     return ceil(THRESHOLD * num_words)
 
 
-def _tokenise(text: str) -> list[_Token]:
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+def _num_rarest(num_words: int) -> int:
+    """Of so many words; without all of them too few would be left to be near."""
+    return num_words - _least_common(num_words) + 1
+
+
+def _split(text: str) -> list[str]:
+    """Its words, of which later occurrences are told apart by their number."""
     seen: dict[str, int] = {}
-    tokens = []
-    for word in words:
+    words = []
+    for match in islice(_WORD.finditer(unicodedata.normalize("NFKC", text).casefold()), _MAX_WORDS):
+        word = match[0]
         seen[word] = occurrence = seen.get(word, 0) + 1
-        tokens.append((word, occurrence))
-    return tokens
+        words.append(word if occurrence == 1 else f"{word} {occurrence}")
+    return words

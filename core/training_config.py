@@ -136,6 +136,12 @@ class TrainingSection(_Section):
         wanted = self.assistant_only_loss
         return self.completion_only_loss if wanted is None else wanted
 
+    def is_trained(self, index: int, num_segments: int) -> bool:
+        """Whether segment `index` of a conversation is learnt; even ones are questions, odd ones answers."""
+        if self.trains_all_answers:
+            return index % 2 == 1
+        return index == num_segments - 1 or not self.completion_only_loss
+
 
 class EvaluationSection(_Section):
     """How the version is judged. `holdout`: a share (0.1) or a number of rows (62; 0: no evaluation).
@@ -161,6 +167,7 @@ class JobConfig(_Section):
     source: LanguageCode = "und"
     target: LanguageCode = "und"
     description: PlainText = Field("", max_length=2000)
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # of the worker; auto: any
     prompt: Prompt = Prompt(system=None, template="{text}")
     lora: LoraSection = LoraSection()
     quantization: QuantizationSection = QuantizationSection()

@@ -100,11 +100,8 @@ def _encode(
     segments = renderer.segments(exchanges)
     ids: list[int] = []
     labels: list[int] = []
-    for number, segment in enumerate(segments, start=1):
-        if training.trains_all_answers:
-            is_trained = segment.is_answer
-        else:
-            is_trained = number == len(segments) or not training.completion_only_loss
+    for i, segment in enumerate(segments):
+        is_trained = training.is_trained(i, len(segments))
         ids += segment.ids
         labels += segment.ids if is_trained else [IGNORED] * len(segment.ids)
     return ids, labels

@@ -35,7 +35,7 @@ def read_delimited(text: TextIO, file_format: Format) -> Table:
         raise UnreadableError(header.code, f"in the header: {header.message}", line=header.line)
     names = [name.strip() for name in header]
     _check_header(names, line)
-    return Table([name for name in names if name], _records(rows, names))
+    return Table([name for name in names if name], lambda _: _records(rows, names))
 
 
 def _likely_delimiter(header: str) -> str:

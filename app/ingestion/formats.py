@@ -3,14 +3,15 @@
 import json
 from enum import StrEnum
 from pathlib import PurePath
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from app.ingestion.records import UnreadableError, UnsupportedFormatError, printable
 
 ACCEPTED_FORMATS = (
-    "CSV or TSV with a header line, JSONL (one object a line), or JSON (a list of objects)"
+    "CSV or TSV with a header line, JSONL (one object a line), JSON (a list of objects), TMX, or "
+    "Parquet"
 )
-_HEAD_BYTES = 64 * 1024
+_HEAD_CHARS = 64 * 1024
 
 
 class Format(StrEnum):
@@ -18,6 +19,8 @@ class Format(StrEnum):
     TSV = "tsv"
     JSONL = "jsonl"
     JSON = "json"
+    TMX = "tmx"
+    PARQUET = "parquet"
 
 
 _BY_SUFFIX = {
@@ -27,41 +30,50 @@ _BY_SUFFIX = {
     ".jsonl": Format.JSONL,
     ".ndjson": Format.JSONL,
     ".json": Format.JSON,
+    ".tmx": Format.TMX,
+    ".parquet": Format.PARQUET,
 }
 # Often tried; without this they would fail later, with a less helpful word about encoding.
 _OTHER_SUFFIXES = frozenset({
-    ".arrow", ".bz2", ".doc", ".docx", ".feather", ".gz", ".html", ".ods", ".parquet", ".pdf",
-    ".tar", ".tmx", ".xls", ".xlsx", ".xliff", ".xml", ".xz", ".yaml", ".yml", ".zip", ".zst",
+    ".arrow", ".bz2", ".doc", ".docx", ".feather", ".gz", ".html", ".ods", ".pdf",
+    ".tar", ".xls", ".xlsx", ".xliff", ".xz", ".yaml", ".yml", ".zip", ".zst",
 })  # fmt: skip
 _OTHER_BEGINNINGS = (
     b"PK\x03\x04",
-    b"PAR1",
     b"ARROW1",
     b"\x1f\x8b",
     b"BZh",
     b"%PDF",
-    b"<?xml",
-    b"<tmx",
 )
+_PARQUET_MAGIC = b"PAR1"
 
 
-def detect_format(file: BinaryIO, filename: str) -> Format:
-    """Reads the beginning of `file`.
+def detect_binary(file: BinaryIO, filename: str) -> Format | None:
+    """Reads the beginning of `file`. None: it is to be read as text.
+
+    Raises UnsupportedFormatError for a format that is not read here.
+    """
+    file.seek(0)
+    head = file.read(16)
+    suffix = PurePath(filename).suffix.lower()
+    if head.startswith(_PARQUET_MAGIC) or suffix == ".parquet":
+        return Format.PARQUET
+    if suffix in _OTHER_SUFFIXES or head.startswith(_OTHER_BEGINNINGS):
+        raise _unsupported(filename)
+    return None
+
+
+def detect_format(text: TextIO, filename: str) -> Format:
+    """Reads the beginning of `text`.
 
     Raises UnsupportedFormatError for a format that is not read here, UnreadableError for a `.json`
     that holds neither a list nor one object a line.
     """
-    file.seek(0)
-    head = file.read(_HEAD_BYTES)
-    suffix = PurePath(filename).suffix.lower()
-    if suffix in _OTHER_SUFFIXES or head.startswith(_OTHER_BEGINNINGS):
-        raise _unsupported(filename)
-    # A last character cut in two is dropped; wrong bytes elsewhere are found by check_encoding.
-    text = head.decode("utf-8-sig", "ignore").lstrip()
-    by_suffix = _BY_SUFFIX.get(suffix)
+    head = text.read(_HEAD_CHARS).lstrip()
+    by_suffix = _BY_SUFFIX.get(PurePath(filename).suffix.lower())
     if by_suffix in (Format.JSON, Format.JSONL):
-        return _json_format(by_suffix, text)
-    return by_suffix or _by_content(text, filename)
+        return _json_format(by_suffix, head)
+    return by_suffix or _by_content(head, filename)
 
 
 def _json_format(by_suffix: Format, text: str) -> Format:
@@ -87,6 +99,10 @@ def _by_content(text: str, filename: str) -> Format:
         return Format.JSON
     if text.startswith("{"):
         return Format.JSONL
+    if text.startswith("<"):
+        if "<tmx" in text:
+            return Format.TMX
+        raise _unsupported(filename)
     header = text.partition("\n")[0]
     if "\t" in header:
         return Format.TSV

@@ -3,40 +3,46 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import BinaryIO, Literal, NoReturn
 
-from app.ingestion.encoding import check_encoding, opened_as_text
-from app.ingestion.formats import detect_format
-from app.ingestion.mapping import Mapping, check_mapping, guess_mapping, has_common_names
+from app.ingestion.mapping import Mapping, has_common_names, settle_mapping
 from app.ingestion.pairs import Pair, read_pair
-from app.ingestion.reader import read_table
+from app.ingestion.reader import OpenedTable, opened_table
 from app.ingestion.records import Table, UnreadableError, printable
 from app.ingestion.report import ReportBuilder
+from app.ingestion.review import review
+from app.ingestion.scripts import ScriptTally
 from app.ingestion.seen import Seen, SeenRows
-from core.datasets import ROWS_FILE, Dataset, DatasetStore, Row, RowError, RowWriter
+from core.datasets import ROWS_FILE, Dataset, DatasetStore, Exchange, Row, RowError, RowWriter
 from core.errors import InvalidError
+from core.training_config import TrainingSection
 from core.volume import Volume
 
 OnError = Literal["fail", "skip"]
 CountTokens = Callable[[list[str]], list[int]]
 
 _BATCH_ROWS = 512
+_BATCH_CHARS = 4 * 1024 * 1024  # beyond which a batch is not filled up
 _NUM_PREVIEWED = 5
 _MAX_PREVIEW_CHARS = 2000
+_MAX_PREVIEW_EXCHANGES = 20
 _MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it came, and what its sender said of it. `name` is the file's own if there is none."""
+    """A file as it came, and what its sender said of it.
+
+    `name` is the file's own if there is none; `encoding` is that of a text, by any name that Python knows.
+    """
 
     file: BinaryIO
     filename: str
     name: str | None = None
     mapping: Mapping | None = None
     on_error: OnError = "fail"
+    encoding: str | None = None
 
 
 def ingest(
@@ -45,31 +51,39 @@ def ingest(
     store: DatasetStore,
     volume: Volume,
     count_tokens: CountTokens,
-    max_tokens: int = 512,
+    max_tokens: int = TrainingSection().max_length,
 ) -> Dataset:
     """Streams the rows to the volume. The same rows again give the dataset that is there already.
 
-    Raises InvalidError `dataset_invalid`, with the report, and UnsupportedFormatError.
+    Raises InvalidError `dataset_invalid`, with the report, or `encoding_unknown`, and UnsupportedFormatError.
     """
     report = ReportBuilder(max_tokens)
     try:
-        file_format = detect_format(upload.file, upload.filename)
-        check_encoding(upload.file)
-        with opened_as_text(upload.file) as text, volume.staged_folder() as staged:
-            table = read_table(text, file_format)
-            mapping = _settle_mapping(upload.mapping, table, report)
+        with (
+            opened_table(upload.file, upload.filename, upload.encoding or None) as opened,
+            volume.staged_folder() as staged,
+        ):
+            table = opened.table
+            mapping = _settle_mapping(upload.mapping, opened, report)
+            scripts = ScriptTally()
             with RowWriter(staged / ROWS_FILE) as writer:
-                sink = _Sink(writer, report, count_tokens)
+                sink = _Sink(writer, report, scripts, count_tokens)
                 for batch in _batches(_usable_pairs(table, mapping, report)):
                     # Nothing will be kept once a row has failed; the rest is read for the report.
                     if upload.on_error == "skip" or not report.num_errors:
                         sink.write(batch)
+            report.add_tally(
+                table.left_out,
+                "units_left_out",
+                f"hold other languages than {mapping.source} and {mapping.target}, and were left out",
+            )
             if not report.num_rows or (report.num_errors and upload.on_error == "fail"):
                 _refuse(upload, report)
+            review(staged / ROWS_FILE, scripts, report)
             dataset = Dataset(
                 id=f"ds-{writer.sha256[:16]}",
                 name=_dataset_name(upload),
-                format=file_format,
+                format=opened.format,
                 rows=report.num_rows,
                 columns=[printable(column) for column in table.columns],
                 mapping=mapping.named(),
@@ -87,11 +101,18 @@ def ingest(
 
 
 class _Sink:
-    """Writes the rows, counting tokens as it goes."""
+    """Writes the rows, counting tokens and noting scripts as it goes."""
 
-    def __init__(self, writer: RowWriter, report: ReportBuilder, count_tokens: CountTokens) -> None:
+    def __init__(
+        self,
+        writer: RowWriter,
+        report: ReportBuilder,
+        scripts: ScriptTally,
+        count_tokens: CountTokens,
+    ) -> None:
         self._writer = writer
         self._report = report
+        self._scripts = scripts
         self._count_tokens = count_tokens
         self.preview: list[Row] = []
 
@@ -99,26 +120,30 @@ class _Sink:
         rows = [pair.row for pair in batch]
         self.preview += [_clipped(row) for row in rows[: _NUM_PREVIEWED - len(self.preview)]]
         self._writer.write(rows)
-        counts = self._count_tokens([r.prompt for r in rows] + [r.completion for r in rows])
-        for pair, of_prompt, of_completion in zip(
-            batch, counts[: len(rows)], counts[len(rows) :], strict=True
-        ):
-            self._report.add_row(pair.line, of_prompt + of_completion)
+        texts = [[t for e in row.exchanges for t in (e.prompt, e.completion)] for row in rows]
+        counts = iter(self._count_tokens([text for of_row in texts for text in of_row]))
+        for pair, of_row in zip(batch, texts, strict=True):
+            self._report.add_row(pair.line, sum(next(counts) for _ in of_row))
+            self._scripts.add(pair.row.prompt, pair.row.completion)
 
 
-def _settle_mapping(given: Mapping | None, table: Table, report: ReportBuilder) -> Mapping:
+def _settle_mapping(given: Mapping | None, opened: OpenedTable, report: ReportBuilder) -> Mapping:
+    encoding, table = opened.encoding, opened.table
+    if encoding is not None and encoding.is_detected:
+        report.add_warning(
+            "encoding_detected",
+            f"the file is not UTF-8 and was read as {encoding.codec}; send encoding if it is otherwise",
+        )
     if not table.columns:
         # No row could be read, or there is none: each is reported as it comes.
         return given or Mapping(source="prompt", target="completion")
-    if given is not None:
-        check_mapping(given, table.columns)
-        return given
-    mapping = guess_mapping(table.columns)
-    if not has_common_names(mapping):
-        report.add_note(
+    mapping = settle_mapping(given, table)
+    if given is None and table.sides is None and not has_common_names(mapping):
+        report.add_warning(
+            "mapping_guessed",
             f"{printable(str(mapping.source))!r} was taken as the source and "
             f"{printable(str(mapping.target))!r} as the target, as they come first and second; "
-            "send mapping if it is otherwise"
+            "send mapping if it is otherwise",
         )
     return mapping
 
@@ -126,7 +151,7 @@ def _settle_mapping(given: Mapping | None, table: Table, report: ReportBuilder) 
 def _usable_pairs(table: Table, mapping: Mapping, report: ReportBuilder) -> Iterator[Pair]:
     """Pairs worth keeping; everything else goes into the report."""
     seen = SeenRows()
-    for record in table.records:
+    for record in table.read(mapping.columns()):
         pair = record if isinstance(record, RowError) else read_pair(record, mapping)
         if isinstance(pair, RowError):
             report.add_error(pair)
@@ -145,7 +170,15 @@ def _usable_pairs(table: Table, mapping: Mapping, report: ReportBuilder) -> Iter
 
 
 def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
-    while batch := list(islice(pairs, _BATCH_ROWS)):
+    batch: list[Pair] = []
+    num_chars = 0
+    for pair in pairs:
+        batch.append(pair)
+        num_chars += sum(len(e.prompt) + len(e.completion) for e in pair.row.exchanges)
+        if len(batch) == _BATCH_ROWS or num_chars >= _BATCH_CHARS:
+            yield batch
+            batch, num_chars = [], 0
+    if batch:
         yield batch
 
 
@@ -177,7 +210,11 @@ def _dataset_name(upload: Upload) -> str:
 
 
 def _clipped(row: Row) -> Row:
-    return Row(
-        prompt=printable(row.prompt, _MAX_PREVIEW_CHARS),
-        completion=printable(row.completion, _MAX_PREVIEW_CHARS),
-    )
+    first, *others = [
+        Exchange(
+            prompt=printable(exchange.prompt, _MAX_PREVIEW_CHARS),
+            completion=printable(exchange.completion, _MAX_PREVIEW_CHARS),
+        )
+        for exchange in row.exchanges[:_MAX_PREVIEW_EXCHANGES]
+    ]
+    return Row(prompt=first.prompt, completion=first.completion, further=tuple(others))

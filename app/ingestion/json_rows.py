@@ -31,7 +31,7 @@ def read_json(text: TextIO, file_format: Format) -> Table:
     sample = list(islice(records, _NUM_SAMPLED))
     keys = (key for row in sample if isinstance(row, Record) for key in row.values)
     names = dict.fromkeys(k for k in keys if 0 < len(k) <= MAX_COLUMN_CHARS and is_encodable(k))
-    return Table(list(islice(names, _MAX_COLUMNS)), chain(sample, records))
+    return Table(list(islice(names, _MAX_COLUMNS)), lambda _: chain(sample, records))
 
 
 def _jsonl(text: TextIO) -> Iterator[Record | RowError]:

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.ingestion.records import MAX_COLUMN_CHARS, UnreadableError, printable
+from app.ingestion.records import MAX_COLUMN_CHARS, Table, UnreadableError, printable
 from core.errors import InvalidError
 
 # In the order of preference. Alpaca's (instruction, input, output) comes before its own last two.
@@ -78,16 +78,21 @@ def parse_mapping(text: str) -> Mapping:
         ) from error
 
 
-def check_mapping(mapping: Mapping, columns: list[str]) -> None:
-    """Raises UnreadableError if `mapping` names a column that is not there."""
-    for column in mapping.columns():
-        if column not in columns:
-            raise UnreadableError(
-                "column_missing",
-                f"mapping names the column {printable(column)!r}, which is not there; "
-                f"the columns are {_listed(columns)}",
-                column=printable(column),
-            )
+def settle_mapping(given: Mapping | None, table: Table) -> Mapping:
+    """What was given, or what the file says, or a guess. Raises UnreadableError where a column is not there."""
+    if given is not None:
+        for column in given.columns():
+            if not (table.has(column) if table.has else column in table.columns):
+                raise UnreadableError(
+                    "column_missing",
+                    f"mapping names the column {printable(column)!r}, which is not there; "
+                    f"the columns are {_listed(table.columns)}",
+                    column=printable(column),
+                )
+        return given
+    if table.sides:
+        return Mapping(source=table.sides[0], target=table.sides[1])
+    return guess_mapping(table.columns)
 
 
 def guess_mapping(columns: list[str]) -> Mapping:
@@ -105,7 +110,7 @@ def guess_mapping(columns: list[str]) -> Mapping:
                 target=by_name[target],
             )
     languages = _language_columns(columns)
-    if len(languages) == 2 and "en" in (name.lower() for name in languages):
+    if len(languages) == 2 and "en" in (name.lower()[:2] for name in languages):
         return Mapping(source=languages[0], target=languages[1])
     if len(columns) == 2:
         return Mapping(source=columns[0], target=columns[1])

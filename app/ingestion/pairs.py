@@ -1,11 +1,13 @@
-"""A record -> a pair of texts, by a mapping; or what is wrong with it."""
+"""A record -> a row of source and target texts, by a mapping; or what is wrong with it."""
 
 from typing import Any, NamedTuple
 
 from app.ingestion.mapping import Mapping
 from app.ingestion.records import MAX_FIELD_CHARS, FaultyRowError, Record, is_encodable, printable
-from app.ingestion.turns import read_exchange
-from core.datasets import Row, RowError
+from app.ingestion.turns import read_conversation
+from core.datasets import Exchange, Row, RowError
+
+_MAX_EXCHANGES = 256  # each is rendered with all before it
 
 
 class Pair(NamedTuple):
@@ -43,9 +45,23 @@ def _from_columns(record: Record, mapping: Mapping) -> Pair:
 
 
 def _from_turns(record: Record, column: str) -> Pair:
-    exchange = read_exchange(_value_of(record, column))
-    row = Row(prompt=_checked(exchange.question), completion=_checked(exchange.answer))
-    return Pair(record.line, row, has_system=exchange.has_system)
+    conversation = read_conversation(_value_of(record, column))
+    num_exchanges = len(conversation.exchanges)
+    if num_exchanges > _MAX_EXCHANGES:
+        raise FaultyRowError(
+            "too_many_turns",
+            f"has {num_exchanges} questions and answers; at most {_MAX_EXCHANGES} are accepted",
+        )
+    first, *others = [(_checked(q), _checked(a)) for q, a in conversation.exchanges]
+    num_chars = sum(len(q) + len(a) for q, a in [first, *others])
+    if others and num_chars > MAX_FIELD_CHARS:
+        raise FaultyRowError(
+            "conversation_too_long",
+            f"has {num_chars:,} characters; at most {MAX_FIELD_CHARS:,} are accepted",
+        )
+    further = tuple(Exchange(prompt=q, completion=a) for q, a in others)
+    row = Row(prompt=first[0], completion=first[1], further=further)
+    return Pair(record.line, row, has_system=conversation.has_system)
 
 
 def _is_blank(value: Any) -> bool:
@@ -71,7 +87,7 @@ def _checked(value: Any) -> str:
     if _is_blank(value):
         raise FaultyRowError("empty", "is empty")
     if not isinstance(value, str):
-        raise FaultyRowError("not_text", f"is a JSON {_kind(value)}; a text is wanted")
+        raise FaultyRowError("not_text", f"is a {_kind(value)}; a text is wanted")
     if len(value) > MAX_FIELD_CHARS:
         raise FaultyRowError(
             "field_too_long",
@@ -89,4 +105,6 @@ def _kind(value: Any) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    return "list" if isinstance(value, list) else "object"
+    if isinstance(value, list | dict):
+        return "list" if isinstance(value, list) else "JSON object"
+    return type(value).__name__

@@ -1,8 +1,8 @@
 """What the readers hand on: numbered records, and the ways in which a file can fail."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core.datasets import RowError
@@ -12,6 +12,7 @@ from core.errors import ServiceError
 MAX_FIELD_CHARS = 131_072
 MAX_LINE_CHARS = 4 * 1024 * 1024
 MAX_COLUMN_CHARS = 1000
+_MAX_LINES = 10
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -23,12 +24,33 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
+@dataclass
+class Tally:
+    """How many lines have something, and which were the first."""
+
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        if len(self.lines) < _MAX_LINES:
+            self.lines.append(line)
+
+
 @dataclass(frozen=True)
 class Table:
-    """A file's columns in order, and its rows; a faulty row comes as a RowError."""
+    """A file's columns in order, and its rows; a faulty row comes as a RowError.
+
+    `read` takes the columns that are wanted, and may leave out others. `sides` are source and target where the
+    file itself says which they are. `has` tells whether a column may be named, if not by its exact name alone.
+    `left_out` are rows without fault or use, as far as they have been read.
+    """
 
     columns: list[str]
-    records: Iterator[Record | RowError]
+    read: Callable[[list[str]], Iterator[Record | RowError]]
+    sides: tuple[str, str] | None = None
+    has: Callable[[str], bool] | None = None
+    left_out: Tally = field(default_factory=Tally)
 
 
 class UnreadableError(Exception):

@@ -2,45 +2,25 @@
 
 import math
 from array import array
-from dataclasses import dataclass, field
 
+from app.ingestion.records import Tally
 from core.datasets import DatasetReport, RowError, RowWarning, TokenStatistics
 
 MAX_ERRORS = 1000
-_MAX_LINES = 10
-
-
-@dataclass
-class Tally:
-    """How many lines have something, and which were the first."""
-
-    count: int = 0
-    lines: list[int] = field(default_factory=list)
-
-    def add(self, line: int) -> None:
-        self.count += 1
-        if len(self.lines) < _MAX_LINES:
-            self.lines.append(line)
-
-    def sentence(self, one: str, many: str) -> str:
-        """`one` or `many` (which holds {}), and the lines."""
-        what = one if self.count == 1 else many.format(f"{self.count:,}")
-        word = "line" if self.count == 1 else "lines"
-        more = ", …" if self.count > len(self.lines) else ""
-        return f"{what} ({word} {', '.join(map(str, self.lines))}{more})"
 
 
 class ReportBuilder:
-    """The tallies of one upload; memory grows by four bytes a row."""
+    """The tallies of one upload; memory grows by eight bytes a row."""
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._errors: list[RowError] = []
-        self._notes: list[str] = []
+        self._warnings: list[RowWarning] = []
         self._num_tokens = array("I")
         self._too_long = Tally()
         self._empty = 0
         self.num_errors = 0
+        self.lines = array("I")  # of each row that is kept, where it begins in the upload
         self.duplicates = Tally()
         self.contradictions = Tally()
         self.copies = Tally()
@@ -52,10 +32,16 @@ class ReportBuilder:
         if len(self._errors) < MAX_ERRORS:
             self._errors.append(error)
 
-    def add_note(self, warning: str) -> None:
-        self._notes.append(warning)
+    def add_warning(self, code: str, message: str) -> None:
+        """About the file as a whole."""
+        self._warnings.append(RowWarning(code=code, message=message))
+
+    def add_tally(self, tally: Tally, code: str, message: str) -> None:
+        """About some rows; nothing if there are none. The message does not repeat how many and which."""
+        self._warnings += _warning(tally, code, message)
 
     def add_row(self, line: int, num_tokens: int) -> None:
+        self.lines.append(line)
         self._num_tokens.append(num_tokens)
         if num_tokens > self._max_tokens:
             self._too_long.add(line)
@@ -66,7 +52,7 @@ class ReportBuilder:
 
     @property
     def num_rows(self) -> int:
-        return len(self._num_tokens)
+        return len(self.lines)
 
     @property
     def first_error(self) -> RowError | None:
@@ -75,9 +61,7 @@ class ReportBuilder:
     def build(self) -> DatasetReport:
         return DatasetReport(
             errors=self._errors,
-            warnings=[
-                RowWarning(code="note", message=w) for w in [*self._notes, *self._warnings()]
-            ],
+            warnings=[*self._warnings, *self._tallied()],
             unusable=self.num_errors,
             duplicates=self.duplicates.count,
             empty=self._empty,
@@ -85,21 +69,27 @@ class ReportBuilder:
             tokens=self._token_statistics(),
         )
 
-    def _warnings(self) -> list[str]:
-        left_out = "tokens; a job leaves out rows longer than its max_length"
-        found = [
-            (self.duplicates, "1 row repeats an earlier one and was dropped",
-             "{} rows repeat earlier ones and were dropped"),
-            (self.contradictions, "1 row gives a source another target than an earlier row does",
-             "{} rows give a source another target than an earlier row does"),
-            (self.copies, "1 row is not translated: source and target are the same",
-             "{} rows are not translated: source and target are the same"),
-            (self._too_long, f"1 row has more than {self._max_tokens} {left_out}",
-             f"{{}} rows have more than {self._max_tokens} {left_out}"),
-            (self.systems, "1 row has a system turn, which is ignored; a job's prompt.system sets one",
-             "{} rows have a system turn, which is ignored; a job's prompt.system sets one"),
-        ]  # fmt: skip
-        return [tally.sentence(one, many) for tally, one, many in found if tally.count]
+    def _tallied(self) -> list[RowWarning]:
+        return [
+            *_warning(self.duplicates, "duplicates", "repeat an earlier row, and were dropped"),
+            *_warning(
+                self.contradictions,
+                "contradictions",
+                "give a source another target than an earlier row does",
+            ),
+            *_warning(self.copies, "untranslated", "have the same text as source and target"),
+            *_warning(
+                self._too_long,
+                "too_long",
+                f"have more than {self._max_tokens} tokens; a job leaves out rows longer than its "
+                "training.max_length",
+            ),
+            *_warning(
+                self.systems,
+                "system_ignored",
+                "have a system turn, which is ignored; a job's prompt.system sets one",
+            ),
+        ]
 
     def _token_statistics(self) -> TokenStatistics | None:
         if not self._num_tokens:
@@ -112,6 +102,12 @@ class ReportBuilder:
             max=ordered[-1],
             total=sum(ordered),
         )
+
+
+def _warning(tally: Tally, code: str, message: str) -> list[RowWarning]:
+    """One, or none if there are no such rows."""
+    found = RowWarning(code=code, message=message, count=tally.count, lines=tally.lines)
+    return [found] if tally.count else []
 
 
 def _quantile(ordered: list[int], share: float) -> int:

@@ -22,12 +22,14 @@ class SeenRows:
         self._rows: set[bytes] = set()
 
     def add(self, row: Row) -> Seen:
-        prompt = _digest(row.prompt)
-        # A row holds no NUL, so this joins the sides without ambiguity.
-        both = _digest(f"{row.prompt}\0{row.completion}")
-        if both in self._rows:
+        # A row holds no NUL, so this joins the texts without ambiguity.
+        whole = _digest("\0".join(t for e in row.exchanges for t in (e.prompt, e.completion)))
+        if whole in self._rows:
             return Seen.DUPLICATE
-        self._rows.add(both)
+        self._rows.add(whole)
+        if row.further:
+            return Seen.NEW  # a conversation may well begin as another does
+        prompt = _digest(row.prompt)
         if prompt in self._prompts:
             return Seen.CONTRADICTION
         self._prompts.add(prompt)

@@ -1,5 +1,6 @@
-"""A conversation of one question and one answer: OpenAI messages and ShareGPT conversations."""
+"""Conversations: OpenAI messages, ShareGPT conversations, and lists of user/assistant pairs -> exchanges."""
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from app.ingestion.records import FaultyRowError, printable
@@ -16,34 +17,51 @@ _ROLES = {
     "model": _ASSISTANT,
     "bot": _ASSISTANT,
     "system": _SYSTEM,
+    "developer": _SYSTEM,
 }
-_WANTED = "wanted is one user turn, then one assistant turn"
+_WANTED = "wanted are a user's and an assistant's turns in alternation, a system turn only in front"
+
+_Turn = tuple[str, Any]
 
 
-class Exchange(NamedTuple):
-    """The contents as they stand in the file, of whatever type."""
+class Conversation(NamedTuple):
+    """Questions and answers as they stand in the file, of whatever type."""
 
-    question: Any
-    answer: Any
+    exchanges: list[tuple[Any, Any]]
     has_system: bool
 
 
-def read_exchange(value: Any) -> Exchange:
+def read_conversation(value: Any) -> Conversation:
     """Reads role/content, from/value and user/assistant turns. Raises FaultyRowError."""
     if not isinstance(value, list):
         raise FaultyRowError("turns_invalid", f"is not a list of turns; {_WANTED}")
     turns = [turn for item in value for turn in _read_item(item)]
-    spoken = [turn for turn in turns if turn[0] != _SYSTEM]
-    roles = [role for role, _ in spoken]
-    if len(roles) > 2:
-        raise FaultyRowError("multi_turn", f"has {len(roles)} turns; {_WANTED}")
-    if roles != [_USER, _ASSISTANT]:
-        seen = ", ".join(roles) or "none"
-        raise FaultyRowError("turns_invalid", f"has these turns: {seen}; {_WANTED}")
-    return Exchange(spoken[0][1], spoken[1][1], has_system=len(spoken) < len(turns))
+    has_system = bool(turns) and turns[0][0] == _SYSTEM
+    spoken = turns[has_system:]
+    _check_order(spoken, num_before=int(has_system))
+    texts = [text for _, text in spoken]
+    return Conversation(list(zip(texts[::2], texts[1::2], strict=True)), has_system)
 
 
-def _read_item(item: Any) -> list[tuple[str, Any]]:
+def _check_order(turns: list[_Turn], num_before: int) -> None:
+    for number, (before, (role, _)) in enumerate(
+        pairwise([(_ASSISTANT, None), *turns]), start=1 + num_before
+    ):
+        if role == _SYSTEM:
+            raise FaultyRowError(
+                "turns_invalid", f"has a system turn as its turn {number}; {_WANTED}"
+            )
+        if role == before[0]:
+            follows = f"follows the {role}'s" if number > 1 + num_before else "comes first"
+            raise FaultyRowError(
+                "turns_invalid", f"turn {number} is the {role}'s, and {follows}; {_WANTED}"
+            )
+    if not turns or turns[-1][0] != _ASSISTANT:
+        ending = f"ends with the {turns[-1][0]}'s turn" if turns else "has no turns"
+        raise FaultyRowError("turns_invalid", f"{ending}, so nothing is answered; {_WANTED}")
+
+
+def _read_item(item: Any) -> list[_Turn]:
     if not isinstance(item, dict):
         raise FaultyRowError("turns_invalid", f"has a turn that is not an object; {_WANTED}")
     if _USER in item and _ASSISTANT in item:

@@ -1,18 +1,24 @@
-"""Datasets over HTTP: upload, list, look at, delete."""
+"""Datasets over HTTP: upload, list, look at, preview, delete."""
 
+from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Response, UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Form, Query, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
-from app.deps import DatasetsDep, JobsDep, SettingsDep, TokenCounterDep, VolumeDep
+from app.deps import DatasetsDep, JobsDep, ServingDep, SettingsDep, TokenCounterDep, VolumeDep
+from app.forms import parse_json
 from app.ingestion.ingest import CountTokens, OnError, Upload, ingest
 from app.ingestion.mapping import parse_mapping
+from app.preview import RenderedRow, render_rows
 from app.schemas import Text
 from core.datasets import Dataset, DatasetStore
 from core.errors import ConflictError, TooLargeError
+from core.holdout import HoldOut
 from core.settings import Settings
+from core.training_config import JobConfig
 from core.volume import Volume
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -31,6 +37,11 @@ class DatasetForm(BaseModel):
     )
     name: Text | None = Field(None, max_length=200, description="empty: the file's name")
     on_error: OnError = Field("fail", description="skip: drop unusable rows, and count them")
+    encoding: Text | None = Field(
+        None,
+        max_length=40,
+        description="of a text file, such as gb18030; empty: UTF-8, or what its bytes say",
+    )
 
 
 @router.post("", status_code=201)
@@ -42,12 +53,16 @@ def upload_dataset(
     settings: SettingsDep,
     count_tokens: TokenCounterDep,
 ) -> Dataset:
-    """Validate a CSV, TSV, JSONL or JSON file of text pairs and keep it. The same rows again are one dataset."""
+    """Validate a file of text pairs or conversations and keep it. The same rows again are one dataset.
+
+    CSV, TSV, JSONL, JSON, TMX or Parquet. In the report of a Parquet file a line is a row.
+    """
     dataset = ingest_upload(
         form.file,
         mapping=form.mapping,
         name=form.name,
         on_error=form.on_error,
+        encoding=form.encoding,
         store=store,
         volume=volume,
         settings=settings,
@@ -69,6 +84,31 @@ def get_dataset(dataset_id: str, store: DatasetsDep) -> Dataset:
     return store.get(dataset_id)
 
 
+@router.get("/{dataset_id}/preview")
+def preview_dataset(
+    dataset_id: str,
+    store: DatasetsDep,
+    serving: ServingDep,
+    n: Annotated[int, Query(ge=1, le=100, description="how many rows, from the first")] = 5,
+    adapter_config: Annotated[
+        str, Query(description="JSON: the `config` that a job would have; empty: the defaults")
+    ] = "",
+) -> list[RenderedRow]:
+    """Rows as the model would see them in a job: rendered through its prompt, the trained part marked."""
+    dataset = store.get(dataset_id)
+    config = _parse_config(adapter_config).settled(
+        num_rows=dataset.rows, hidden_size=serving.engine.hidden_size
+    )
+    rendered = render_rows(
+        islice(store.rows(dataset_id), n),
+        config,
+        tokenizer=serving.model.tokenizer,
+        hold_out=HoldOut.choose(store.prompts(dataset_id), config.evaluation.holdout or 0),
+        max_tokens=serving.engine.max_tokens,
+    )
+    return list(rendered)
+
+
 @router.delete("/{dataset_id}", status_code=204)
 def delete_dataset(dataset_id: str, store: DatasetsDep, jobs: JobsDep) -> None:
     """Delete a dataset that no unfinished job needs."""
@@ -81,12 +121,24 @@ def delete_dataset(dataset_id: str, store: DatasetsDep, jobs: JobsDep) -> None:
     store.delete(dataset_id)
 
 
+def _parse_config(text: str) -> JobConfig:
+    """Raises MalformedError or RequestValidationError, located in the query."""
+    values = parse_json(text, "adapter_config") if text else {}
+    try:
+        return JobConfig.model_validate(values)
+    except ValidationError as error:
+        where = ("query", "adapter_config")
+        faults = [{**e, "loc": (*where, *e["loc"])} for e in error.errors(include_url=False)]
+        raise RequestValidationError(faults) from error
+
+
 def ingest_upload(
     upload: StarletteUploadFile,
     *,
     mapping: str | None,
     name: str | None,
     on_error: OnError,
+    encoding: str | None = None,
     store: DatasetStore,
     volume: Volume,
     settings: Settings,
@@ -94,7 +146,8 @@ def ingest_upload(
 ) -> Dataset:
     """An uploaded file -> a dataset on the volume; also for the file of a new job.
 
-    Raises TooLargeError, UnsupportedFormatError and InvalidError `dataset_invalid` or `mapping_invalid`.
+    Raises TooLargeError, UnsupportedFormatError and InvalidError `dataset_invalid`, `mapping_invalid` or
+    `encoding_unknown`.
     """
     filename = upload.filename or "upload"
     if (upload.size or 0) > settings.max_upload_mb * _MIB:
@@ -109,6 +162,7 @@ def ingest_upload(
             name=name,
             mapping=parse_mapping(mapping) if mapping else None,
             on_error=on_error,
+            encoding=encoding,
         ),
         store=store,
         volume=volume,

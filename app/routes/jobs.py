@@ -11,6 +11,7 @@ import redis
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, UploadFile
 from fastapi.responses import PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
@@ -54,6 +55,7 @@ class _JobForm(RequestBody):
     mapping: Text | None = None
     name: Text | None = None
     on_error: OnError = "fail"
+    encoding: Text | None = Field(None, max_length=40)
 
 
 _JSON_BODY = {"schema": {"$ref": "#/components/schemas/JobRequest"}}
@@ -65,7 +67,7 @@ _FORM_BODY = {
             "file": {
                 "type": "string",
                 "format": "binary",
-                "description": "CSV, TSV, JSONL or JSON",
+                "description": "CSV, TSV, JSONL, JSON, TMX or Parquet",
             },
             "adapter": {"type": "string"},
             "config": {
@@ -74,6 +76,7 @@ _FORM_BODY = {
             },
             "mapping": {"type": "string", "description": 'JSON: {"source": …, "target": …}'},
             "on_error": {"enum": ["fail", "skip"]},
+            "encoding": {"type": "string", "description": "of a text that is not UTF-8: gb18030"},
         },
     }
 }
@@ -235,7 +238,8 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
         file = values.pop("file", None)
         if not isinstance(file, StarletteUploadFile):
             raise InvalidError(
-                "the form has no `file`; send a CSV, TSV, JSONL or JSON file", code="file_missing"
+                "the form has no `file`; send a CSV, TSV, JSONL, JSON, TMX or Parquet file",
+                code="file_missing",
             )
         if isinstance(values.get("config"), str):
             values["config"] = parse_json(values["config"], "config")
@@ -247,6 +251,7 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
             mapping=wanted.mapping,
             name=wanted.name,
             on_error=wanted.on_error,
+            encoding=wanted.encoding,
             store=services.datasets,
             volume=services.volume,
             settings=services.settings,

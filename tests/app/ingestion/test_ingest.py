@@ -1,16 +1,14 @@
 import hashlib
 import io
-import json
-import tracemalloc
 
 import pytest
 
 from app.ingestion.ingest import Upload, ingest
 from app.ingestion.records import UnsupportedFormatError
-from core.datasets import ROWS_FILE, Row
+from core.datasets import ROWS_FILE, Row, RowWarning
 from core.errors import InvalidError
 from core.volume import Volume
-from tests.app.ingestion.uploads import Ingestion, count_words, faults
+from tests.app.ingestion.uploads import Ingestion, count_words, faults, warnings
 
 GOOD = 'prompt,completion\nThe tea is hot.,"Hot, the tea is."\nI am late.,"Late, I am."\n'
 
@@ -33,13 +31,12 @@ def test_a_good_file_becomes_a_dataset(ingestion: Ingestion) -> None:
 def test_the_id_and_the_hash_are_of_the_normalised_rows(ingestion: Ingestion) -> None:
     dataset = ingestion.take(GOOD)
 
-    rows = ingestion.store.rows_path(dataset.id).read_bytes()
-    assert hashlib.sha256(rows).hexdigest() == dataset.sha256
+    rows = (
+        '{"prompt":"The tea is hot.","completion":"Hot, the tea is."}\n'
+        '{"prompt":"I am late.","completion":"Late, I am."}\n'
+    )
+    assert hashlib.sha256(rows.encode()).hexdigest() == dataset.sha256
     assert dataset.id == f"ds-{dataset.sha256[:16]}"
-    assert json.loads(rows.splitlines()[0]) == {
-        "prompt": "The tea is hot.",
-        "completion": "Hot, the tea is.",
-    }
 
 
 def test_the_same_rows_are_one_dataset_whatever_file_they_come_in(ingestion: Ingestion) -> None:
@@ -142,16 +139,21 @@ def test_exact_duplicates_are_dropped_and_counted(ingestion: Ingestion) -> None:
 
     assert dataset.rows == 2
     assert dataset.report.duplicates == 2
-    assert dataset.report.warnings == ["2 rows repeat earlier ones and were dropped (lines 4, 5)"]
+    assert dataset.report.warnings == [
+        RowWarning(
+            code="duplicates",
+            message="repeat an earlier row, and were dropped",
+            count=2,
+            lines=[4, 5],
+        )
+    ]
 
 
 def test_one_source_with_two_targets_is_a_warning(ingestion: Ingestion) -> None:
     dataset = ingestion.take("prompt,completion\na,b\nc,d\na,e\n")
 
     assert dataset.rows == 3
-    assert dataset.report.warnings == [
-        "1 row gives a source another target than an earlier row does (line 4)"
-    ]
+    assert warnings(dataset) == {"contradictions": [4]}
 
 
 def test_untranslated_copies_are_a_warning(ingestion: Ingestion) -> None:
@@ -159,10 +161,8 @@ def test_untranslated_copies_are_a_warning(ingestion: Ingestion) -> None:
     dataset = ingestion.take("prompt,completion\n" + lines)
 
     assert dataset.rows == 12
-    assert dataset.report.warnings == [
-        "12 rows are not translated: source and target are the same "
-        "(lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …)"
-    ]
+    assert warnings(dataset) == {"untranslated": list(range(2, 12))}
+    assert dataset.report.warnings[0].count == 12
 
 
 def test_tokens_are_those_of_both_sides(ingestion: Ingestion) -> None:
@@ -173,10 +173,8 @@ def test_tokens_are_those_of_both_sides(ingestion: Ingestion) -> None:
     assert tokens is not None
     assert tokens.model_dump() == {"min": 2, "median": 51, "p95": 96, "max": 101, "total": 5150}
     assert dataset.report.too_long == 2
-    assert dataset.report.warnings == [
-        "2 rows have more than 99 tokens; a job leaves out rows longer than its max_length "
-        "(lines 100, 101)"
-    ]
+    assert warnings(dataset) == {"too_long": [100, 101]}
+    assert "more than 99 tokens" in dataset.report.warnings[0].message
 
 
 def test_white_space_around_a_text_goes_and_that_within_stays(ingestion: Ingestion) -> None:
@@ -222,11 +220,8 @@ def test_the_upload_is_left_open(ingestion: Ingestion, volume: Volume) -> None:
 @pytest.mark.parametrize(
     ("content", "filename"),
     [
-        (b"PAR1....", "a.parquet"),
-        (b"PAR1....", "a.csv"),
         (b"PK\x03\x04..", "a.csv"),
-        (b"<?xml version='1.0'?><tmx/>", "a"),
-        (b"<tmx/>", "a.tmx"),
+        (b"<?xml version='1.0'?><xliff/>", "a.xml"),
         (b"prose without a separator", "a.txt"),
         (b"\x1f\x8b\x08", "a.csv.gz"),
     ],
@@ -239,7 +234,7 @@ def test_other_formats_are_refused_with_the_list_of_accepted_ones(
 
     assert caught.value.status_code == 415
     assert "JSONL" in caught.value.message
-    assert caught.value.extra["accepted"] == ["csv", "tsv", "jsonl", "json"]
+    assert caught.value.extra["accepted"] == ["csv", "tsv", "jsonl", "json", "tmx", "parquet"]
     assert ingestion.leftovers() == []
 
 
@@ -247,14 +242,8 @@ def test_memory_does_not_grow_with_the_length_of_the_rows(ingestion: Ingestion) 
     text = "word " * 400
     content = "prompt,completion\n" + "".join(f"{i} {text},{text} {i}\n" for i in range(5000))
     data = content.encode()  # 20 MB
-    tracemalloc.start()
-    try:
-        ingestion.take(data)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     # BytesIO shares the bytes; a batch of rows in some forms is what remains.
-    assert peak < len(data)
+    assert ingestion.peak_memory(data, "corpus.csv") < len(data)
 
 
 def test_the_published_folder_holds_the_rows_and_the_record(ingestion: Ingestion) -> None:

@@ -124,11 +124,11 @@ def test_elements_may_be_cut_by_the_border_of_a_chunk(
     for ensure_ascii in (True, False):
         text = json.dumps(rows, indent=1, ensure_ascii=ensure_ascii)
         table = json_rows.read_json(io.StringIO(text), Format.JSON)
-        assert [r.values for r in table.records if isinstance(r, Record)] == rows
+        assert [r.values for r in table.read([]) if isinstance(r, Record)] == rows
         assert table.columns == ["prompt", "completion", "n"]
 
     table = json_rows.read_json(io.StringIO("[123456, -1.5e3, true, null]"), Format.JSON)
-    assert all(isinstance(r, RowError) for r in table.records)
+    assert all(isinstance(r, RowError) for r in table.read([]))
 
     with pytest.raises(UnreadableError):
         json_rows.read_json(io.StringIO('[{"a": 1}, {"b": tru}]'), Format.JSON)

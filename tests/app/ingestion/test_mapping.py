@@ -2,7 +2,7 @@ import pytest
 
 from app.ingestion.mapping import Mapping, guess_mapping, parse_mapping
 from app.ingestion.records import UnreadableError
-from core.datasets import Row
+from core.datasets import Row, RowWarning
 from core.errors import InvalidError
 from tests.app.ingestion.uploads import Ingestion, faults
 
@@ -76,8 +76,11 @@ def test_two_columns_of_unknown_names_are_taken_in_order_with_a_warning(
     dataset = ingestion.take("wenyan,baihua\na,b\n")
     assert dataset.mapping == {"source": "wenyan", "target": "baihua"}
     assert dataset.report.warnings == [
-        "'wenyan' was taken as the source and 'baihua' as the target, as they come first and "
-        "second; send mapping if it is otherwise"
+        RowWarning(
+            code="mapping_guessed",
+            message="'wenyan' was taken as the source and 'baihua' as the target, as they come "
+            "first and second; send mapping if it is otherwise",
+        )
     ]
 
 
@@ -99,7 +102,7 @@ def test_alpaca_puts_the_input_below_the_instruction(ingestion: Ingestion) -> No
     assert [row.prompt for row in rows] == ["Translate.\n安", "Say hello.", "Say bye.", "Say no."]
 
     error = InvalidError
-    with pytest.raises(error, match="column 'input': is a JSON number"):
+    with pytest.raises(error, match="column 'input': is a number"):
         ingestion.take('{"instruction": "a", "input": 3, "output": "b"}', "alpaca.jsonl")
 
 

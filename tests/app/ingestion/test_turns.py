@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from core.datasets import Row
-from tests.app.ingestion.uploads import Ingestion, faults
+from core.datasets import Exchange, Row
+from tests.app.ingestion.uploads import Ingestion, faults, warnings
 
 ROW = Row(prompt="a", completion="b")
 
@@ -42,16 +42,82 @@ def test_a_system_turn_is_ignored_with_a_warning(ingestion: Ingestion) -> None:
     content = line("messages", said("system", "s"), said("user", "a"), said("assistant", "b"))
     dataset = ingestion.take(content, "chat.jsonl")
     assert dataset.preview == [ROW]
-    assert dataset.report.warnings == [
-        "1 row has a system turn, which is ignored; a job's prompt.system sets one (line 1)"
-    ]
+    assert warnings(dataset) == {"system_ignored": [1]}
+
+
+LONGER = Row(
+    prompt="a",
+    completion="b",
+    further=(Exchange(prompt="c", completion="d"), Exchange(prompt="e", completion="f")),
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "turns"),
+    [
+        (
+            "messages",
+            [said(r, t) for r, t in zip(["user", "assistant"] * 3, "abcdef", strict=True)],
+        ),
+        (
+            "conversations",
+            [{"from": r, "value": t} for r, t in zip(["human", "gpt"] * 3, "abcdef", strict=True)],
+        ),
+        ("conversations", [{"user": u, "assistant": a} for u, a in ("ab", "cd", "ef")]),
+    ],
+)
+def test_a_conversation_of_several_exchanges_is_one_row(
+    ingestion: Ingestion, key: str, turns: list[Any]
+) -> None:
+    dataset = ingestion.take(line(key, *turns), "chat.jsonl")
+    assert dataset.preview == [LONGER]
+    assert list(ingestion.store.rows(dataset.id)) == [LONGER]
+    assert dataset.report.warnings == []
+    assert dataset.report.tokens is not None
+    assert dataset.report.tokens.total == 6
+
+
+def test_conversations_may_begin_alike(ingestion: Ingestion) -> None:
+    first = [said("user", "a"), said("assistant", "b")]
+    lines = [line("messages", *first, *first), line("messages", *first), line("messages", *first)]
+    other = line("messages", said("user", "a"), said("assistant", "z"), *first)
+    dataset = ingestion.take("".join([*lines, other]), "chat.jsonl")
+    assert dataset.rows == 3
+    assert warnings(dataset) == {"duplicates": [3]}
+
+
+@pytest.mark.parametrize(
+    ("roles", "reason"),
+    [
+        ("user user assistant", "turn 2 is the user's, and follows the user's"),
+        ("user assistant assistant", "turn 3 is the assistant's, and follows the assistant's"),
+        ("system assistant user", "turn 2 is the assistant's, and comes first"),
+        ("assistant", "turn 1 is the assistant's, and comes first"),
+        ("user assistant user", "ends with the user's turn, so nothing is answered"),
+        ("user assistant system user assistant", "has a system turn as its turn 3"),
+        ("system system user assistant", "has a system turn as its turn 2"),
+        ("system", "has no turns, so nothing is answered"),
+    ],
+)
+def test_a_turn_out_of_order_is_named(ingestion: Ingestion, roles: str, reason: str) -> None:
+    turns = [said(role, "x") for role in roles.split()]
+    error = ingestion.refusal(line("messages", *turns), "chat.jsonl")
+    assert faults(error) == [(1, "messages", "turns_invalid")]
+    assert reason in error.message
+
+
+def test_a_conversation_beyond_any_context_is_a_faulty_row(ingestion: Ingestion) -> None:
+    many = line("messages", *[{"user": "a", "assistant": "b"}] * 257)
+    long = line("messages", *[{"user": "a" * 60_000, "assistant": "b"}] * 3)
+    error = ingestion.refusal(many + long, "chat.jsonl")
+    assert [code for *_, code in faults(error)] == ["too_many_turns", "conversation_too_long"]
 
 
 @pytest.mark.parametrize(
     ("turns", "code"),
     [
-        ([said("user", "a"), said("assistant", "b")] * 2, "multi_turn"),
-        ([{"user": "a", "assistant": "b"}, {"user": "c", "assistant": "d"}], "multi_turn"),
+        ([said("user", "a"), said("assistant", "b"), said("user", " ")], "turns_invalid"),
+        ([{"user": "a", "assistant": "b"}, {"user": "c", "assistant": ""}], "empty"),
         ([], "turns_invalid"),
         ([said("user", "a")], "turns_invalid"),
         ([said("assistant", "a"), said("user", "b")], "turns_invalid"),

@@ -1,12 +1,14 @@
 """Shorthand for ingesting bytes as if they had been uploaded."""
 
 import io
+import tracemalloc
 from typing import Any
 
 import pytest
 
-from app.ingestion.ingest import Upload, ingest
+from app.ingestion.ingest import CountTokens, Upload, ingest
 from app.ingestion.mapping import Mapping
+from app.languages import detect
 from core.datasets import Dataset, DatasetStore, Row
 from core.errors import InvalidError
 from core.volume import Volume
@@ -30,6 +32,7 @@ class Ingestion:
         *,
         mapping: dict[str, str] | None = None,
         max_tokens: int = 512,
+        count_tokens: CountTokens = count_words,
         **said: Any,
     ) -> Dataset:
         data = content.encode() if isinstance(content, str) else content
@@ -43,12 +46,22 @@ class Ingestion:
             upload,
             store=self.store,
             volume=self.volume,
-            count_tokens=count_words,
+            count_tokens=count_tokens,
             max_tokens=max_tokens,
         )
 
     def rows(self, content: bytes | str, filename: str = "corpus.csv", **said: Any) -> list[Row]:
         return list(self.store.rows(self.take(content, filename, **said).id))
+
+    def peak_memory(self, content: bytes, filename: str) -> int:
+        """The most bytes that Python held at once while it ingested `content`."""
+        detect("The detector's model is loaded once, and stays.")
+        tracemalloc.start()
+        try:
+            self.take(content, filename)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
     def refusal(
         self, content: bytes | str, filename: str = "corpus.csv", **said: Any
@@ -65,6 +78,13 @@ class Ingestion:
         return [str(p) for p in self.volume.root.rglob("*") if p.is_file()] + [
             str(p) for p in (self.volume.root / "staging").iterdir()
         ]
+
+
+def warnings(dataset: Dataset) -> dict[str, list[int]]:
+    """The lines of each kind of warning."""
+    for warning in dataset.report.warnings:
+        assert warning.count >= len(warning.lines)
+    return {warning.code: warning.lines for warning in dataset.report.warnings}
 
 
 def faults(error: InvalidError) -> list[tuple[int, str | None, str]]:

@@ -68,7 +68,11 @@ def test_an_upload_is_answered_with_the_dataset_and_its_place(client: TestClient
     assert body["rows"] == 2
     assert body["columns"] == ["prompt", "completion"]
     assert body["mapping"] == {"source": "prompt", "target": "completion"}
-    assert body["preview"][1] == {"prompt": "I am late.", "completion": "Late, I am."}
+    assert body["preview"][1] == {
+        "prompt": "I am late.",
+        "completion": "Late, I am.",
+        "further": [],
+    }
     assert body["report"] == {
         "errors": [],
         "warnings": [],
@@ -96,15 +100,24 @@ def test_the_form_says_name_mapping_and_what_to_do_about_errors(client: TestClie
     body = response.json()
     assert body["name"] == "Tea"
     assert body["mapping"] == {"source": "c", "target": "a"}
-    assert body["preview"] == [{"prompt": "3", "completion": "1"}]
+    assert body["preview"] == [{"prompt": "3", "completion": "1", "further": []}]
     assert body["report"]["unusable"] == 1
     assert body["report"]["errors"] == [
         {"line": 3, "column": "c", "code": "empty", "message": "is empty"}
     ]
 
 
+def test_the_form_names_the_encoding(client: TestClient) -> None:
+    content = "prompt,completion\n左师公曰。,左师公说。\n".encode("gb18030")
+    response = upload(client, content, encoding="gbk")
+
+    assert response.status_code == 201
+    assert response.json()["preview"][0]["completion"] == "左师公说。"
+    assert response.json()["report"]["warnings"] == []
+
+
 def test_empty_form_fields_are_as_good_as_none(client: TestClient) -> None:
-    response = upload(client, mapping="", name="")
+    response = upload(client, mapping="", name="", encoding="")
     assert response.status_code == 201
     assert response.json()["name"] == "tea"
 
@@ -132,7 +145,11 @@ def test_a_faulty_file_is_refused_with_its_report(client: TestClient, volume: Vo
         (b"prompt,completion\na\0,b\n", "a.csv", {}, 422, "dataset_invalid"),
         (GOOD, "a.csv", {"mapping": "{"}, 422, "mapping_invalid"),
         (GOOD, "a.csv", {"mapping": '{"source": "x", "target": "y"}'}, 422, "dataset_invalid"),
-        (b"PAR1", "a.parquet", {}, 415, "unsupported_format"),
+        (b"PAR1", "a.parquet", {}, 422, "dataset_invalid"),
+        (b"<tmx>", "a.tmx", {}, 422, "dataset_invalid"),
+        (b"%PDF-1.7", "a.csv", {}, 415, "unsupported_format"),
+        (GOOD, "a.csv", {"encoding": "klingon"}, 422, "encoding_unknown"),
+        (GOOD + "é,è\n".encode(), "a.csv", {"encoding": "ascii"}, 422, "dataset_invalid"),
     ],
 )
 def test_bad_files_are_refused_and_leave_nothing(
