@@ -29,6 +29,8 @@ def service_url(
     environment = os.environ | {
         "DRAGOMAN_PORT": str(port),
         "DRAGOMAN_DATA_DIR": str(folder / "data"),
+        # One that spins on a machine shared with other tests takes seconds for a token.
+        "DRAGOMAN_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
     with (folder / "log.txt").open("wb") as log:
@@ -47,7 +49,7 @@ def service_url(
 
 @pytest.fixture
 def client(service_url: str) -> Iterator[dragoman.Client]:
-    with dragoman.Client(service_url) as client:
+    with dragoman.Client(service_url, timeout_s=300) as client:
         yield client
 
 
