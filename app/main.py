@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 
 from app import openapi, problems
 from app.body_limit import BodyLimitMiddleware
+from app.draining import DrainingMiddleware
 from app.metrics import Metrics, MetricsMiddleware
 from app.routes import adapters, datasets, jobs, libretranslate, openai, pages, system, translate
 from app.services import Services
@@ -21,6 +23,7 @@ from core.settings import Settings
 _DESCRIPTION = (
     "Turns a parallel corpus into a live translator: one 4-bit base model, many adapters."
 )
+_DRAIN_INTERVAL_S = 0.05
 _UPLOAD_PATHS = ("/datasets", "/jobs", "/adapters", "/v1/files")
 
 
@@ -52,6 +55,7 @@ def create_app(
         max_upload_mb=settings.max_upload_mb,
         upload_paths=_UPLOAD_PATHS,
     )
+    app.add_middleware(DrainingMiddleware, stopping=services.stopping)
     app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
     problems.install(app)
     for room in (translate, libretranslate, adapters, datasets, jobs, openai, system, pages):
@@ -61,14 +65,22 @@ def create_app(
 
 
 class _Server(uvicorn.Server):
-    """Ends streams of events, which may go on for hours, before it waits for its connections to close."""
+    """Finishes what it has begun before it closes its doors, so that whoever comes meanwhile is told to come again.
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    uvicorn alone closes its socket first. Streams of events, which may go on for hours, end at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event, *, grace_s: float) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._grace_s = grace_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping.set()
+        deadline_s = time.monotonic() + self._grace_s
+        while self.server_state.tasks and time.monotonic() < deadline_s and not self.force_exit:
+            await asyncio.sleep(_DRAIN_INTERVAL_S)
+        self.config.timeout_graceful_shutdown = 1  # for bytes that are on their way
         await super().shutdown(sockets)
 
 
@@ -93,9 +105,9 @@ def main() -> int:
             port=settings.port,
             log_level=settings.log_level.lower(),
             access_log=settings.log_level == "DEBUG",
-            timeout_graceful_shutdown=int(settings.stop_grace_s),
         ),
         app.state.services.stopping,
+        grace_s=settings.stop_grace_s,
     )
     server.run()
     return 1 if failed or not server.started else 0

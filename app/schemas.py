@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from core.adapters import Seal
-from core.jobs import Evaluation, Job, JobError, JobStatus, LossCurve, Progress
+from core.jobs import (
+    Evaluation,
+    Job,
+    JobError,
+    JobStatus,
+    LossCurve,
+    Place,
+    Priority,
+    Progress,
+)
 from core.prompt import PlainText, Prompt
 from core.training_config import JobConfig, LanguageCode
 
@@ -151,7 +160,16 @@ class LanguageOut(BaseModel):
 class JobRequest(RequestBody):
     dataset_id: Text = Field(max_length=80)
     adapter: Text = Field(max_length=80, description="the adapter to make a new version of")
+    priority: Priority = Field(
+        Priority.NORMAL, description="who starts first; of one priority, the oldest does"
+    )
     config: JobConfig = JobConfig()
+
+
+class Cancellation(RequestBody):
+    publish: bool = Field(
+        False, description="judge and publish what was learnt so far, as a whole run would be"
+    )
 
 
 class JobOut(BaseModel):
@@ -162,6 +180,11 @@ class JobOut(BaseModel):
     adapter_version: int | None
     dataset_id: str
     status: JobStatus
+    priority: Priority
+    queue_position: int | None = Field(description="1 is the next to start; null: not queued")
+    expected_start: datetime | None = Field(
+        description="from the running jobs' time left and how long past jobs took; null: unknown"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -174,6 +197,11 @@ class JobOut(BaseModel):
     attempt: int
 
     @classmethod
-    def of(cls, job: Job, curve: LossCurve) -> "JobOut":
+    def of(cls, job: Job, curve: LossCurve, place: Place | None = None) -> "JobOut":
         shown = dict(job) | {"config": job.resolved or job.config}
-        return cls(loss_curve=curve, **shown)
+        return cls(
+            loss_curve=curve,
+            queue_position=place.position if place else None,
+            expected_start=place.expected_start if place else None,
+            **shown,
+        )

@@ -1,7 +1,8 @@
-"""Job records in Redis. Every change is one Lua script, so that it happens whole, or not at all, whoever else acts.
+"""Job records in Redis. Every change is one Lua script (see core.job_scripts).
 
 Keys: `dragoman:job:{id}` (hash), `…:lease` (fencing token, expires), `…:events` (stream), `dragoman:jobs` (all ids by
-creation time), `dragoman:jobs:open` (ids of jobs that have not ended), `dragoman:jobs:queued`.
+creation time), `dragoman:jobs:open` (ids of jobs that have not ended), `dragoman:jobs:queue:{device}` (ids of queued
+jobs by priority, then age), `dragoman:jobs:durations` (seconds that the newest finished jobs took).
 
 A worker holds a job by a lease that it must renew. Its fencing token (Kleppmann 2016, "How to do distributed locking")
 changes with every claim and every sweep, so a worker that was given up can no longer write.
@@ -11,154 +12,40 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 from redis import Redis
 
+from core import job_scripts
 from core.errors import ConflictError, NotFoundError, UnavailableError
-from core.jobs import CLAIMED, ENDED, Evaluation, Job, JobError, JobStatus, Progress
+from core.job_forecast import forecast
+from core.jobs import (
+    CLAIMED,
+    ENDED,
+    Evaluation,
+    Job,
+    JobError,
+    JobStatus,
+    Place,
+    Priority,
+    Progress,
+)
 from core.metrics import Metric
-from core.queue import TRAINING_QUEUE
+from core.queue import queue_name
 from core.training_config import JobConfig
 
 logger = logging.getLogger(__name__)
 
 _ALL = "dragoman:jobs"
 _OPEN = "dragoman:jobs:open"
-_QUEUED = "dragoman:jobs:queued"
+_QUEUES = "dragoman:jobs:queue:"
+_DURATIONS = "dragoman:jobs:durations"
+_DEVICES = ("auto", "cpu", "cuda")
+_NUM_DURATIONS = 20
 _RESEND_AFTER_S = 5.0
-
-# Shared by the scripts below. KEYS: job, lease, events, all, open, queued. ARGV[1]: job id.
-_PRELUDE = """
-local job, lease, events, all, open, queued = unpack(KEYS)
-local id = ARGV[1]
-local function emit(kind, data)
-  redis.call('XADD', events, 'MAXLEN', '~', 20000, '*', 'type', kind, 'data', data)
-end
-local function set_status(status, now)
-  redis.call('HSET', job, 'status', status)
-  if status == 'queued' then redis.call('SADD', queued, id) else redis.call('SREM', queued, id) end
-  local ended = status == 'succeeded' or status == 'failed' or status == 'cancelled'
-  if ended then
-    redis.call('HSET', job, 'finished_at', now)
-    redis.call('SREM', open, id)
-    redis.call('DEL', lease)
-  end
-  emit('status', cjson.encode({status = status}))
-  if ended then emit('done', cjson.encode({status = status})) end
-end
-local status = redis.call('HGET', job, 'status')
-"""
-
-# ARGV: id, fields (JSON object), now, created score, idempotency key, its ttl, max queued
-_CREATE = (
-    _PRELUDE
-    + """
-if ARGV[5] ~= '' then
-  local known = redis.call('GET', ARGV[5])
-  if known then return known end
-end
-if redis.call('SCARD', queued) >= tonumber(ARGV[7]) then return 'full' end
-if ARGV[5] ~= '' then redis.call('SET', ARGV[5], id, 'EX', ARGV[6]) end
-for field, value in pairs(cjson.decode(ARGV[2])) do redis.call('HSET', job, field, value) end
-redis.call('ZADD', all, ARGV[4], id)
-redis.call('SADD', open, id)
-set_status('queued', ARGV[3])
-return id
-"""
-)
-
-# ARGV: id, now, lease ms, max attempts -> token, or 0 if there is nothing to claim
-_CLAIM = (
-    _PRELUDE
-    + """
-if status ~= 'queued' then return 0 end
-local attempt = redis.call('HINCRBY', job, 'attempt', 1)
-local token = redis.call('HINCRBY', job, 'fence', 1)
-redis.call('SET', lease, token, 'PX', ARGV[3])
-redis.call('HSET', job, 'started_at', ARGV[2])
-set_status('preparing', ARGV[2])
-return token
-"""
-)
-
-# ARGV: id, token, lease ms -> status, or false if the lease is lost
-_RENEW = (
-    _PRELUDE
-    + """
-if redis.call('HGET', job, 'fence') ~= ARGV[2] or not status then return false end
-redis.call('SET', lease, ARGV[2], 'PX', ARGV[3])
-return status
-"""
-)
-
-# ARGV: id, token, now, new status or '', expected statuses (JSON), fields (JSON), event type or '', event data
-_WRITE = (
-    _PRELUDE
-    + """
-if redis.call('HGET', job, 'fence') ~= ARGV[2] then return 'fenced' end
-if ARGV[4] ~= '' then
-  if status == ARGV[4] then return 'ok' end  -- done before; only the answer was lost on its way
-  local allowed = false
-  for _, s in ipairs(cjson.decode(ARGV[5])) do if s == status then allowed = true end end
-  if not allowed then return status end
-end
-for field, value in pairs(cjson.decode(ARGV[6])) do redis.call('HSET', job, field, value) end
-if ARGV[7] ~= '' then emit(ARGV[7], ARGV[8]) end
-if ARGV[4] ~= '' then set_status(ARGV[4], ARGV[3]) end
-return 'ok'
-"""
-)
-
-# ARGV: id, token, now -> whether it was still held
-_RELEASE = (
-    _PRELUDE
-    + """
-if redis.call('HGET', job, 'fence') ~= ARGV[2] or redis.call('DEL', lease) == 0 then return 0 end
-redis.call('HINCRBY', job, 'fence', 1)
-if status == 'cancelling' then set_status('cancelled', ARGV[3]) return 1 end
-redis.call('HINCRBY', job, 'attempt', -1)
-redis.call('HDEL', job, 'sent_at', 'started_at', 'progress')
-set_status('queued', ARGV[3])
-return 1
-"""
-)
-
-# ARGV: id, now -> the status it had
-_CANCEL = (
-    _PRELUDE
-    + """
-if not status then return false end
-if status == 'queued' or status == 'paused' then set_status('cancelled', ARGV[2])
-elseif status == 'preparing' or status == 'running' or status == 'evaluating' then
-  set_status('cancelling', ARGV[2])
-end
-return status
-"""
-)
-
-# ARGV: id, now, max attempts, claimed statuses (JSON) -> what became of it, or false
-_SWEEP = (
-    _PRELUDE
-    + """
-local claimed = false
-for _, s in ipairs(cjson.decode(ARGV[4])) do if s == status then claimed = true end end
-if not status then redis.call('SREM', open, id) redis.call('SREM', queued, id) return false end
-if not claimed or redis.call('EXISTS', lease) == 1 then return false end
-redis.call('HINCRBY', job, 'fence', 1)
-if status == 'cancelling' then set_status('cancelled', ARGV[2]) return 'cancelled' end
-if tonumber(redis.call('HGET', job, 'attempt')) >= tonumber(ARGV[3]) then
-  redis.call('HSET', job, 'error', cjson.encode({code = 'worker_lost', message =
-    'the worker died or lost its connection in each of ' .. ARGV[3] .. ' attempts'}))
-  set_status('failed', ARGV[2])
-  return 'failed'
-end
-redis.call('HDEL', job, 'sent_at', 'started_at', 'progress')
-set_status('queued', ARGV[2])
-return 'queued'
-"""
-)
+# Priority goes before age, which is in seconds.
+_PRIORITY_SCORES = {Priority.HIGH: 0, Priority.NORMAL: 10**10, Priority.LOW: 2 * 10**10}
 
 
 class LeaseLostError(Exception):
@@ -172,6 +59,13 @@ class Claim(BaseModel):
     token: int
 
 
+class Standing(NamedTuple):
+    """How a claimed job stands. `publishes`: should it be cancelled, what it has learnt is published."""
+
+    status: JobStatus
+    publishes: bool
+
+
 class JobStore:
     """The only writer and reader of job records; used by the server and the worker. Thread-safe."""
 
@@ -179,13 +73,16 @@ class JobStore:
         self._redis = redis
         self._lease_ms = int(lease_s * 1000)
         self._max_attempts = max_attempts
-        self._create = redis.register_script(_CREATE)
-        self._claim = redis.register_script(_CLAIM)
-        self._renew = redis.register_script(_RENEW)
-        self._write = redis.register_script(_WRITE)
-        self._release = redis.register_script(_RELEASE)
-        self._cancel = redis.register_script(_CANCEL)
-        self._sweep = redis.register_script(_SWEEP)
+        self._create = redis.register_script(job_scripts.CREATE)
+        self._claim = redis.register_script(job_scripts.CLAIM)
+        self._renew = redis.register_script(job_scripts.RENEW)
+        self._write = redis.register_script(job_scripts.WRITE)
+        self._release = redis.register_script(job_scripts.RELEASE)
+        self._cancel = redis.register_script(job_scripts.CANCEL)
+        self._pause = redis.register_script(job_scripts.PAUSE)
+        self._resume = redis.register_script(job_scripts.RESUME)
+        self._delete = redis.register_script(job_scripts.DELETE)
+        self._sweep = redis.register_script(job_scripts.SWEEP)
 
     # What anyone may do
 
@@ -196,8 +93,10 @@ class JobStore:
         """
         fields = {
             "record": job.model_dump_json(
-                include={"id", "adapter", "dataset_id", "config", "metadata"}
+                include={"id", "adapter", "dataset_id", "priority", "config", "metadata"}
             ),
+            "device": job.config.device,
+            "queue_score": _PRIORITY_SCORES[job.priority] + job.created_at.timestamp(),
             "created_at": job.created_at.isoformat(),
             "warnings": json.dumps(job.warnings),
         }
@@ -266,28 +165,67 @@ class JobStore:
         """Whether a job that has not ended trains on it."""
         return any(self.get(i).dataset_id == dataset_id for i in self._open_ids())
 
-    def cancel(self, job_id: str) -> Job:
-        """Ends a waiting job at once; a running one becomes `cancelling` until its worker has stopped.
+    def cancel(self, job_id: str, *, publish: bool = False) -> Job:
+        """Ends a waiting job at once; a claimed one becomes `cancelling` until its worker has stopped.
 
-        Raises NotFoundError, or ConflictError if it has ended.
+        `publish`: what it has learnt so far is judged and published first. A waiting job that has learnt something goes
+        to a worker for that. Raises NotFoundError, or ConflictError `job_ended`.
         """
-        _check_id(job_id)
-        before = self._cancel(keys=_keys(job_id), args=[job_id, _now()])
-        job = self.get(job_id)
+        before = self._order(self._cancel, job_id, "1" if publish else "")
         if before in ENDED:
             raise ConflictError(
                 f"job {job_id} is {before}; only a job that has not ended can be cancelled",
                 code="job_ended",
             )
+        return self.get(job_id)
+
+    def pause(self, job_id: str) -> Job:
+        """Takes a job out of the queue, or asks its worker to keep a checkpoint and let it go.
+
+        Raises NotFoundError, or ConflictError `job_not_pausable`.
+        """
+        before = self._order(self._pause, job_id)
+        job = self.get(job_id)
+        if before != JobStatus.PAUSING and job.status == before:
+            raise ConflictError(
+                f"job {job_id} is {before}; only one that is queued, preparing or running can be paused",
+                code="job_not_pausable",
+            )
         return job
+
+    def resume(self, job_id: str) -> Job:
+        """Puts a paused job back into the queue, in its old place. Raises NotFoundError, ConflictError `job_not_paused`."""
+        before = self._order(self._resume, job_id)
+        if before != JobStatus.PAUSED:
+            raise ConflictError(
+                f"job {job_id} is {before}; only a paused one can be resumed", code="job_not_paused"
+            )
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Removes an ended job's record and events. Raises NotFoundError, ConflictError `job_not_ended`."""
+        before = self._order(self._delete, job_id, has_time=False)
+        if before not in ENDED:
+            raise ConflictError(
+                f"job {job_id} is {before}; only one that has ended can be deleted: cancel it first",
+                code="job_not_ended",
+            )
+
+    def _order(self, script: Any, job_id: str, *args: str, has_time: bool = True) -> str:
+        """Runs a script that anyone may; the status that the job had."""
+        _check_id(job_id)
+        before = script(keys=_keys(job_id), args=[job_id, *([_now()] if has_time else []), *args])
+        if not before:
+            raise _not_found(job_id)
+        return str(before)
 
     def mark_sent(self, job_id: str) -> None:
         """Its message is in the queue."""
         self._redis.hset(f"dragoman:job:{job_id}", "sent_at", _now())
 
     def sweep(self) -> list[str]:
-        """Takes jobs from dead workers; returns the ids that must be sent to the queue (again), oldest first."""
-        to_send: dict[str, str] = {}
+        """Takes jobs from dead workers; returns the ids that must be sent to the queue (again), next first."""
+        to_send: dict[str, float] = {}
         for job_id in self._open_ids():
             outcome = self._sweep(
                 keys=_keys(job_id),
@@ -295,24 +233,42 @@ class JobStore:
             )
             if outcome:
                 logger.warning("job %s lost its worker and is now %s", job_id, outcome)
-            created_at = self._lacks_message(job_id)
-            if created_at:
-                to_send[job_id] = created_at
+            score = self._lacks_message(job_id)
+            if score is not None:
+                to_send[job_id] = score
         return sorted(to_send, key=lambda i: to_send[i])
 
-    def _lacks_message(self, job_id: str) -> str | None:
-        """When the job was created, if it is queued and no message will start it."""
+    def _lacks_message(self, job_id: str) -> float | None:
+        """The job's place in the queue, if it is queued and no message will start it."""
         key = f"dragoman:job:{job_id}"
-        fields = self._redis.hmget(key, "status", "sent_at", "created_at")
-        status, sent_at, created_at = (str(f) if f else None for f in fields)
+        names = ("status", "sent_at", "created_at", "attempt", "queue_score", "device")
+        fields = self._redis.hmget(key, names)
+        status, sent_at, created_at, attempt, score, device = (str(f) if f else "" for f in fields)
         if status != JobStatus.QUEUED or not created_at:
             return None
         # Never sent: its sender died, or Redis refused. Or sent, taken by a worker, and not claimed: that worker
         # died in between; Celery gives such a message back only after its visibility timeout, an hour later.
         age = datetime.now(UTC) - datetime.fromisoformat(sent_at or created_at)
-        is_old = age.total_seconds() > _RESEND_AFTER_S
-        is_waiting = sent_at is not None and bool(self._redis.exists(TRAINING_QUEUE))
-        return created_at if is_old and not is_waiting else None
+        is_old = age.total_seconds() > _RESEND_AFTER_S or (attempt and not sent_at)
+        is_waiting = sent_at and self._redis.exists(queue_name(device or "auto"))
+        return float(score or 0) if is_old and not is_waiting else None
+
+    def places(self) -> dict[str, Place]:
+        """Where the queued jobs stand, and when they may be expected to start."""
+        queued: list[tuple[float, str]] = []
+        for device in _DEVICES:
+            entries: Any = self._redis.zrange(_QUEUES + device, 0, -1, withscores=True)
+            queued += [(float(score), str(job_id)) for job_id, score in entries]
+        if not queued:
+            return {}
+        durations: Any = self._redis.lrange(_DURATIONS, 0, -1)
+        running = [self.get(i) for i in self._open_ids()]
+        return forecast(
+            [job_id for _, job_id in sorted(queued)],
+            [job for job in running if job.status in CLAIMED],
+            [float(seconds) for seconds in durations],
+            now=datetime.now(UTC),
+        )
 
     def _open_ids(self) -> list[str]:
         return [str(i) for i in self._redis.smembers(_OPEN)]
@@ -320,25 +276,44 @@ class JobStore:
     # What only the worker that holds a job may do
 
     def claim(self, job_id: str) -> Claim | None:
-        """Takes a queued job, atomically; None if another worker has it or it has ended."""
+        """Takes a queued job, atomically; None if another worker has it, or it waits no more."""
+        _check_id(job_id)
+        device = self._redis.hget(f"dragoman:job:{job_id}", "device")
         token = self._claim(
-            keys=_keys(job_id), args=[job_id, _now(), self._lease_ms, self._max_attempts]
+            keys=_keys(job_id), args=[job_id, _now(), self._lease_ms, str(device or "auto")]
         )
         return Claim(job=self.get(job_id), token=token) if token else None
 
-    def renew(self, claim: Claim) -> JobStatus:
-        """Prolongs the lease and tells the job's status. Raises LeaseLostError."""
-        status = self._renew(
+    def claim_next(self, device: str) -> Claim | None:
+        """Takes the job of the highest priority, and of these the oldest, that may run on `device`; None if there is none."""
+        while True:
+            heads: list[tuple[float, str]] = []
+            for name in ("auto", device):
+                entries: Any = self._redis.zrange(_QUEUES + name, 0, 0, withscores=True)
+                heads += [(float(score), str(job_id)) for job_id, score in entries]
+            if not heads:
+                return None
+            job_id = min(heads)[1]
+            if claim := self.claim(job_id):
+                return claim
+            if not self._redis.exists(f"dragoman:job:{job_id}"):
+                for name in _DEVICES:
+                    self._redis.zrem(_QUEUES + name, job_id)
+
+    def renew(self, claim: Claim) -> Standing:
+        """Prolongs the lease and tells how the job stands. Raises LeaseLostError."""
+        answer = self._renew(
             keys=_keys(claim.job.id), args=[claim.job.id, claim.token, self._lease_ms]
         )
-        if not status:
+        if not answer:
             raise LeaseLostError(claim.job.id)
-        return JobStatus(status)
+        return Standing(JobStatus(answer[0]), bool(answer[1]))
 
     def release(self, claim: Claim) -> None:
-        """Hands the job back as if it had not been claimed: queued, and the attempt does not count.
+        """Hands the job back; the attempt does not count. Does nothing if the lease is lost.
 
-        A job that is being cancelled becomes `cancelled`. Does nothing if the lease is lost.
+        A job that was to be paused is `paused` then, one that was to be cancelled `cancelled` (unless something is to be
+        published: that is left to the next worker), any other is queued.
         """
         self._release(keys=_keys(claim.job.id), args=[claim.job.id, claim.token, _now()])
 
@@ -350,12 +325,17 @@ class JobStore:
         adapter_version: int | None = None,
         error: JobError | None = None,
     ) -> bool:
-        """Moves the job on; False if it is being cancelled meanwhile. Raises LeaseLostError."""
+        """Moves the job on; False if it is being paused or cancelled meanwhile. Raises LeaseLostError."""
         expected = {
             "running": [JobStatus.PREPARING],
             "evaluating": [JobStatus.RUNNING],
-            # Once the version is published, a cancel that came too late does not unmake it.
-            "succeeded": [JobStatus.RUNNING, JobStatus.EVALUATING, JobStatus.CANCELLING],
+            # Once the version is published, a pause or a cancel that came too late does not unmake it.
+            "succeeded": [
+                JobStatus.RUNNING,
+                JobStatus.EVALUATING,
+                JobStatus.PAUSING,
+                JobStatus.CANCELLING,
+            ],
             "failed": sorted(CLAIMED),
             "cancelled": [JobStatus.CANCELLING],
         }[status]
@@ -364,7 +344,12 @@ class JobStore:
             fields["adapter_version"] = str(adapter_version)
         if error is not None:
             fields["error"] = error.model_dump_json()
-        return self._fenced_write(claim, fields, status=status, expected=expected)
+        is_moved = self._fenced_write(claim, fields, status=status, expected=expected)
+        if is_moved and status == "succeeded" and claim.job.started_at:
+            seconds = (datetime.now(UTC) - claim.job.started_at).total_seconds()
+            self._redis.lpush(_DURATIONS, f"{seconds:.3f}")
+            self._redis.ltrim(_DURATIONS, 0, _NUM_DURATIONS - 1)
+        return is_moved
 
     def report(
         self,
@@ -442,7 +427,7 @@ def events_key(job_id: str) -> str:
 
 def _keys(job_id: str) -> list[str]:
     job = f"dragoman:job:{job_id}"
-    return [job, f"{job}:lease", events_key(job_id), _ALL, _OPEN, _QUEUED]
+    return [job, f"{job}:lease", events_key(job_id), _ALL, _OPEN, _QUEUES]
 
 
 def _now() -> str:

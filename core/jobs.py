@@ -26,8 +26,22 @@ class JobStatus(StrEnum):
 ENDED = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 # A worker holds these; with no lease left, its worker is dead.
 CLAIMED = frozenset(
-    {JobStatus.PREPARING, JobStatus.RUNNING, JobStatus.EVALUATING, JobStatus.CANCELLING}
+    {
+        JobStatus.PREPARING,
+        JobStatus.RUNNING,
+        JobStatus.PAUSING,
+        JobStatus.EVALUATING,
+        JobStatus.CANCELLING,
+    }
 )
+
+
+class Priority(StrEnum):
+    """Which jobs start first; of one priority, the oldest does."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
 
 
 def _finite(value: float | None) -> float | None:
@@ -127,6 +141,13 @@ class JobError(BaseModel):
     message: str
 
 
+class Place(BaseModel):
+    """Where a queued job stands: 1 is the next one. `expected_start` is None where nothing tells it."""
+
+    position: int
+    expected_start: datetime | None = None
+
+
 class Job(BaseModel):
     """The record in Redis. The loss curve is not in it: the volume has it (see core.metrics).
 
@@ -140,6 +161,7 @@ class Job(BaseModel):
     adapter: str
     adapter_version: int | None = None
     dataset_id: str
+    priority: Priority = Priority.NORMAL
     config: JobConfig
     resolved: JobConfig | None = None
     status: JobStatus = JobStatus.QUEUED

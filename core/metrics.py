@@ -37,6 +37,17 @@ def append_metric(attempt: Path, metric: Metric) -> None:
         file.write(line)
 
 
+def carry_curve(source: Path, attempt: Path) -> None:
+    """Begins the curve of `attempt` with the whole lines of the attempt `source`, which may be the same one."""
+    try:
+        content = (source / METRICS_FILE).read_bytes()
+    except FileNotFoundError:
+        return
+    staged = attempt / f"{METRICS_FILE}.staged"
+    staged.write_bytes(content[: content.rfind(b"\n") + 1])
+    staged.replace(attempt / METRICS_FILE)
+
+
 def curve_version(attempt: Path) -> str:
     """Changes whenever the curve does; costs no reading."""
     try:

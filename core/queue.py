@@ -8,6 +8,13 @@ from core.settings import Settings
 
 TRAIN_TASK = "dragoman.train"
 TRAINING_QUEUE = "training"
+# Nothing hangs on it: lost jobs are found by their leases, and a second delivery finds nothing to claim.
+_VISIBILITY_TIMEOUT_S = 3600
+
+
+def queue_name(device: str) -> str:
+    """The queue of jobs for `device`: "auto" (any), "cpu" or "cuda"."""
+    return TRAINING_QUEUE if device == "auto" else f"{TRAINING_QUEUE}.{device}"
 
 
 def create_queue(settings: Settings) -> Celery:
@@ -24,7 +31,11 @@ def create_queue(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         broker_connection_retry_on_startup=True,
         # Sending must fail soon rather than hang a request.
-        broker_transport_options={"socket_connect_timeout": 3, "socket_timeout": 10},
+        broker_transport_options={
+            "socket_connect_timeout": 3,
+            "socket_timeout": 10,
+            "visibility_timeout": _VISIBILITY_TIMEOUT_S,
+        },
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2},
     )
     return queue
@@ -37,6 +48,6 @@ def _broker_url(redis_url: str) -> str:
     return re.sub(r"([?&])db=", r"\1virtual_host=", redis_url.replace("unix", "redis+socket", 1))
 
 
-def send_training(queue: Celery, job_id: str) -> None:
-    """Puts a job's id into the queue. Raises kombu's OperationalError where Redis cannot be reached."""
-    queue.send_task(TRAIN_TASK, args=[job_id])
+def send_training(queue: Celery, job_id: str, device: str = "auto") -> None:
+    """Puts a job's id into the queue of `device`. Raises kombu's OperationalError where Redis cannot be reached."""
+    queue.send_task(TRAIN_TASK, args=[job_id], queue=queue_name(device))

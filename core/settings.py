@@ -67,4 +67,14 @@ class Settings(BaseSettings):
     job_lease_s: float = Field(
         30.0, ge=1, description="a worker silent for so long has lost its job"
     )
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, description="between two checkpoints of a run whose config has no save_steps"
+    )
+    device_policy: Literal["share", "wait"] = Field(
+        "share",
+        description="share: a job's steps run beside requests; wait: none begins while requests run",
+    )
+    training_memory_mb: int = Field(
+        0, ge=0, description="memory that a job may take of its device, MiB; 0: what is free"
+    )
     stop_grace_s: float = Field(10.0, ge=0, description="time that running requests get at exit")

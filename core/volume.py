@@ -10,6 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+# In a job's folder, and in those of its attempts.
+CHECKPOINTS = "checkpoints"
+SCRATCH_PREFIX = "scratch-"
+
 
 class Volume:
     """Paths below DATA_DIR. Everything is staged first and then renamed, so a reader never sees half of it."""
@@ -45,6 +49,17 @@ class Volume:
     def attempt(self, job_id: str, attempt: int) -> Path:
         """The folder of one attempt at a job: metrics.jsonl, log.txt, the trainer's output."""
         return self.jobs / job_id / f"attempt-{attempt}"
+
+    def remove_checkpoints(self, job_id: str) -> None:
+        """Of a job that has ended: what its attempts kept, or were writing, to go on from."""
+        folder = self.jobs / job_id
+        for left in (folder / CHECKPOINTS, *folder.glob(f"attempt-*/{SCRATCH_PREFIX}*")):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def remove_job(self, job_id: str) -> None:
+        """Removes all folders of a job, in one step."""
+        with self.staged_folder() as staged, suppress(FileNotFoundError):
+            (self.jobs / job_id).rename(staged / "deleted")
 
     @contextmanager
     def staged_folder(self) -> Iterator[Path]:

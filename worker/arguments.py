@@ -11,7 +11,6 @@ from core.training_config import TrainingSection
 from worker.precision import Precision
 
 _EVAL_SHARE = 0.1  # of a run, between two evaluations
-_NUM_CHECKPOINTS = 2
 # What is not SFTConfig's, or is translated below.
 _OURS = {
     "bf16",
@@ -61,7 +60,7 @@ def training_arguments(
         logging_first_step=True,
         logging_nan_inf_filter=False,  # a loss that is not a number must be seen, not replaced
         include_num_input_tokens_seen="non_padding",
-        save_total_limit=_NUM_CHECKPOINTS,
+        restore_callback_states_from_checkpoint=True,  # the patience of early stopping
         report_to=report_to or "none",
         disable_tqdm=True,
     )

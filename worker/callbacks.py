@@ -31,7 +31,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
     """Writes the curve to the volume, then announces it; `check` raises if the run should stop.
 
     A run may begin more than once: after it ran out of memory accelerate starts the loop again with smaller batches.
-    `eval_dataset` is only counted, so that the first estimate of the time left knows of evaluations.
+    `ends_early` says whether the run was cancelled, and is to end with what it has learnt. `eval_dataset` is only counted, so that the first estimate of the time left knows of evaluations.
     """
 
     def __init__(
@@ -42,12 +42,14 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         check: Callable[[], None],
         *,
         eval_dataset: Dataset | None = None,
+        ends_early: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._claim = claim
         self._attempt = attempt
         self._check = check
         self._eval_dataset = eval_dataset
+        self._ends_early = ends_early
         self._eta = Eta(Plan(total_steps=0))
         self._num_begun = 0
         self._reported_at_s = 0.0
@@ -130,7 +132,10 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """A run that stopped early is complete all the same."""
+        """A run that stopped early is complete all the same, unless somebody cancelled it."""
+        if self._ends_early():
+            self._report(self._progress(args, state).model_copy(update={"eta_seconds": 0.0}))
+            return
         ended = self._progress(args, state).model_copy(
             update={"total_steps": state.global_step, "percent": 100.0, "eta_seconds": 0.0}
         )

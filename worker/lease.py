@@ -9,7 +9,7 @@ from typing import Self
 
 from redis import RedisError
 
-from core.job_store import Claim, JobStore, LeaseLostError
+from core.job_store import Claim, JobStore, LeaseLostError, Standing
 from core.jobs import JobStatus
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,10 @@ _LONGEST_INTERVAL_S = 1.0  # so that a cancel is noticed within a second, howeve
 
 class JobCancelledError(Exception):
     """Somebody asked for this job to be cancelled."""
+
+
+class JobPausedError(Exception):
+    """Somebody asked for this job to be paused."""
 
 
 class WorkerStoppingError(Exception):
@@ -43,7 +47,7 @@ class StopRequest:
 
 
 class LeaseKeeper:
-    """Renews the lease from a thread of its own. `check` is for the code that does the work.
+    """Renews the lease from a thread of its own; the rest is for the code that does the work.
 
     After a stop request the work has `grace_s` seconds to reach a `check`; then the job is handed back from here and
     the process ends, because a step on a large model must not hold up a deploy.
@@ -55,9 +59,13 @@ class LeaseKeeper:
         self._store = store
         self._claim = claim
         self._stop = stop
+        self._lease_s = lease_s
         self._interval_s = min(lease_s / 4, _LONGEST_INTERVAL_S)
         self._grace_s = grace_s
-        self._status = JobStatus.PREPARING
+        # Nobody claims a cancelled job but to publish what it has learnt.
+        status = claim.job.status
+        self._standing = Standing(status, publishes=status == JobStatus.CANCELLING)
+        self._renewed_at_s = time.monotonic()
         self._is_lost = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_closed, name="lease", daemon=True)
@@ -75,24 +83,58 @@ class LeaseKeeper:
         self._closed.set()
         self._thread.join()
 
-    def check(self) -> None:
-        """Raises LeaseLostError, WorkerStoppingError or JobCancelledError if the work should stop."""
+    @property
+    def interruption(self) -> Exception | None:
+        """Why the work should stop, if it should: LeaseLostError, or the Job…Error and Worker…Error of this module."""
+        status, publishes = self._standing
         if self._is_lost:
-            raise LeaseLostError(self._claim.job.id)
-        if self._status == JobStatus.CANCELLING:
-            raise JobCancelledError(self._claim.job.id)
+            return LeaseLostError(self._claim.job.id)
+        if status == JobStatus.CANCELLING and not publishes:
+            return JobCancelledError(self._claim.job.id)
+        if status == JobStatus.PAUSING:
+            return JobPausedError(self._claim.job.id)
         if self._stop.age_s is not None:
-            raise WorkerStoppingError(self._claim.job.id)
+            return WorkerStoppingError(self._claim.job.id)
+        return None
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether training should end now, and what was learnt be published."""
+        return self._standing == (JobStatus.CANCELLING, True)
+
+    def check(self) -> None:
+        """Raises the interruption."""
+        if error := self.interruption:
+            raise error
+
+    def check_in_step(self) -> None:
+        """As `check`, where a step or an evaluation would be lost: what can wait for its end does."""
+        if isinstance(error := self.interruption, LeaseLostError | JobCancelledError):
+            raise error
 
     def renew_now(self) -> None:
         """As `check`, with the record's state of this moment."""
-        self._status = self._store.renew(self._claim)
+        self._renew()
         self.check()
+
+    def confirm(self) -> bool:
+        """Whether the job is this worker's for certain, also while Redis does not answer. Raises LeaseLostError."""
+        try:
+            self._renew()
+        except RedisError as error:
+            logger.warning("cannot renew the lease of job %s: %s", self._claim.job.id, error)
+            return time.monotonic() - self._renewed_at_s < self._lease_s
+        return True
+
+    def _renew(self) -> None:
+        asked_at_s = time.monotonic()  # the lease runs from then at the earliest
+        self._standing = self._store.renew(self._claim)
+        self._renewed_at_s = asked_at_s
 
     def _renew_until_closed(self) -> None:
         while not self._closed.wait(self._interval_s):
             try:
-                self._status = self._store.renew(self._claim)
+                self._renew()
             except LeaseLostError:
                 self._is_lost = True
                 return

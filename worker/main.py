@@ -10,16 +10,21 @@ from typing import Any
 import torch
 from billiard import active_children
 from celery import Celery
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from core.job_store import JobStore
-from core.queue import TRAIN_TASK, create_queue, send_training
+from core.queue import TRAIN_TASK, create_queue, queue_name, send_training
 from core.settings import Settings
+from core.volume import Volume
+from worker.leftovers import sweep_leftovers
 from worker.tasks import connect_store, train
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_SWEEP_S = 10.0
+_VOLUME_SWEEP_S = 600.0
 
 
 def create_worker(settings: Settings) -> Celery:
@@ -33,16 +38,26 @@ def create_worker(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
     )
 
+    device = "cuda" if settings.device != "cpu" and torch.cuda.device_count() else "cpu"
+
     @queue.task(name=TRAIN_TASK)  # type: ignore[untyped-decorator]
     def _train(job_id: str) -> None:
-        train(job_id, settings)
+        # The message says that there is a job more, and not which one is next: priorities and pauses are records.
+        train(settings, device)
 
-    store = connect_store(settings)
+    store, volume = connect_store(settings), Volume(settings.data_dir)
+
+    def on_setup(instance: Any, **_: Any) -> None:
+        instance.app.amqp.queues.select_add(queue_name(device))
 
     def on_ready(sender: Any, **_: Any) -> None:
         sweep_jobs(queue, store)
-        sender.timer.call_repeatedly(settings.job_lease_s / 2, sweep_jobs, (queue, store))
+        sweep_volume(volume, store)
+        repeatedly = sender.timer.call_repeatedly
+        repeatedly(min(settings.job_lease_s / 2, _LONGEST_SWEEP_S), sweep_jobs, (queue, store))
+        repeatedly(_VOLUME_SWEEP_S, sweep_volume, (volume, store))
 
+    celeryd_after_setup.connect(on_setup, weak=False)
     worker_ready.connect(on_ready, weak=False)
     worker_shutting_down.connect(_stop_children, weak=False)
     return queue
@@ -52,11 +67,19 @@ def sweep_jobs(queue: Celery, store: JobStore) -> None:
     """Takes jobs from dead workers and sends what waits without a message. The server does the same."""
     try:
         for job_id in store.sweep():
-            send_training(queue, job_id)
+            send_training(queue, job_id, store.get(job_id).config.device)
             store.mark_sent(job_id)
             logger.info("job %s was sent again", job_id)
     except (RedisError, OperationalError) as error:
         logger.warning("cannot look after lost jobs now: %s", error)
+
+
+def sweep_volume(volume: Volume, store: JobStore) -> None:
+    """Removes what no attempt will need. A sweep that fails is made again."""
+    try:
+        sweep_leftovers(volume, store)
+    except (RedisError, OSError) as error:
+        logger.warning("cannot look after leftovers now: %s", error)
 
 
 def _stop_children(**_: Any) -> None:

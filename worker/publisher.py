@@ -1,6 +1,8 @@
 """A trained LoRA -> a sealed version folder that plain PEFT loads -> the adapter registry."""
 
-from collections.abc import Collection
+import errno
+import shutil
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from worker.callbacks import diverged
 from worker.training import TrainingResult, all_finite
 
 _EMBEDDED_NAME = "dragoman-embedded-base"
+_READY = "version"  # in a job's folder: sealed, and about to be published
 
 
 class Publisher:
@@ -30,7 +33,10 @@ class Publisher:
         self.base_fingerprint = fingerprint(base_folder)
 
     def find(self, job: Job) -> AdapterVersion | None:
-        """What an earlier attempt at this job published, if it died between publishing and saying so."""
+        """What an earlier attempt at this job published, or was about to, when it died."""
+        return self._find(job) or (self._publish_ready(job) if self._ready(job).exists() else None)
+
+    def _find(self, job: Job) -> AdapterVersion | None:
         try:
             numbers = self._registry.get(job.adapter).versions
         except NotFoundError:
@@ -54,10 +60,11 @@ class Publisher:
         stop_token_ids: Collection[int],
         result: TrainingResult,
         evaluation: Evaluation | None,
+        check: Callable[[], None],
     ) -> AdapterVersion:
         """Saves, seals and publishes `model`'s LoRA as the next version of the job's adapter.
 
-        `config` is the job's, resolved; the seal keeps the verdict, so that whoever finds the version can act on it.
+        `check` raises if the job is not this worker's any more. `config` is the job's, resolved; the seal keeps the verdict, so that whoever finds the version can act on it.
         """
         with self._volume.staged_folder() as staged:
             _save_lora(model, staged, self._base_name)
@@ -81,7 +88,32 @@ class Publisher:
             )
             (staged / SEAL_FILE).write_text(seal.model_dump_json(indent=1), encoding="utf-8")
             (staged / "README.md").write_text(adapter_card(job.adapter, seal), encoding="utf-8")
-            return self._registry.publish(job.adapter, staged)
+            check()
+            # A job has one such place, and a folder is moved once: a worker that was given up, and wakes here, finds
+            # that another one's version is in it, or was published from it.
+            try:
+                staged.rename(self._ready(job))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        return self._publish_ready(job)
+
+    def _ready(self, job: Job) -> Path:
+        return self._volume.jobs / job.id / _READY
+
+    def _publish_ready(self, job: Job) -> AdapterVersion:
+        ready = self._ready(job)
+        version = self._find(job)
+        if version is not None:
+            shutil.rmtree(ready, ignore_errors=True)
+            return version
+        try:
+            return self._registry.publish(job.adapter, ready)
+        except FileNotFoundError:
+            version = self._find(job)
+            if version is None:
+                raise
+            return version
 
     def promote(self, version: AdapterVersion) -> None:
         """Makes `version` current, unless a later one is: another job's, while this attempt took up a dead one's work."""

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeVar
@@ -18,11 +18,13 @@ from core.datasets import Dataset, DatasetStore
 from core.errors import InvalidError, NotFoundError
 from core.job_store import Claim, JobStore
 from core.jobs import Evaluation
+from core.metrics import carry_curve
 from core.prompt import PromptRenderer, SealedPrompt, seal_prompt
 from core.settings import Settings
 from core.training_config import JobConfig
-from core.volume import Volume
+from core.volume import SCRATCH_PREFIX, Volume
 from worker.callbacks import JobCallback
+from worker.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, restore_trained
 from worker.dataset import TrainingData, build_training_data
 from worker.evaluation import Rival, ask_current, evaluate, find_current
 from worker.generation import Generator, Way
@@ -100,9 +102,15 @@ class _Attempt:
         self._lease = lease
         self._base_folder = base_folder
         self._publisher = publisher
+        self._folder = volume.attempt(claim.job.id, claim.job.attempt)
+        self._checkpoints = CheckpointFolder(volume, claim.job.id, publisher.base_fingerprint)
 
     def run(self) -> AdapterVersion:
         job = self._claim.job
+        start = self._checkpoints.newest()
+        if start is not None:
+            carry_curve(self._volume.attempt(job.id, start[1].curve_of), self._folder)
+            logger.info("goes on from the checkpoint of step %d", start[1].step)
         dataset = DatasetStore(self._volume).get(job.dataset_id)
         precision = choose_precision(self._settings, job.config)
         config, warnings = resolve_config(
@@ -116,7 +124,9 @@ class _Attempt:
         material = self._gather(dataset, config)
         self._warn(*material.split.warnings, *_of_length(material.data, config))
         self._lease.check()
-        model, result = self._train(precision, config, material)
+        if self._lease.ends_early and start is None:
+            raise JobCancelledError(job.id)  # nothing was learnt that could be published
+        model, result = self._train(precision, config, material, start)
         self._warn(*_of_learning(result))
         round_lora(model, result)
         stop_token_ids = material.renderer.stop_token_ids(eos_token_ids(model))
@@ -124,9 +134,16 @@ class _Attempt:
         evaluation = None
         if material.split.held_out:
             evaluation = self._judge(model, precision, config, material, way)
-        self._lease.renew_now()
         version = self._publisher.publish(
-            job, config, dataset, model, material.prompt, stop_token_ids, result, evaluation
+            job,
+            config,
+            dataset,
+            model,
+            material.prompt,
+            stop_token_ids,
+            result,
+            evaluation,
+            self._lease.renew_now,
         )
         logger.info("published %s after %d steps", version.ref, result.num_steps)
         return version
@@ -150,16 +167,34 @@ class _Attempt:
         return _Material(tokenizer, prompt, renderer, split, data, eval_data)
 
     def _train(
-        self, precision: Precision, config: JobConfig, material: _Material
+        self,
+        precision: Precision,
+        config: JobConfig,
+        material: _Material,
+        start: tuple[Path, Checkpoint] | None,
     ) -> tuple[PeftModel, TrainingResult]:
-        attempt = self._volume.attempt(self._claim.job.id, self._claim.job.attempt)
-        eval_dataset = material.eval_data.dataset if material.eval_data else None
+        path, record = start or (None, None)
+        attempt = self._claim.job.attempt
+        minutes = self._settings.checkpoint_minutes
+        checkpointer = Checkpointer(
+            self._checkpoints,
+            self._lease,
+            attempt=attempt,
+            base_fingerprint=self._publisher.base_fingerprint,
+            interval_s=None if config.training.save_steps else 60 * minutes,
+            start=record,
+        )
         callback = JobCallback(
-            self._store, self._claim, attempt, self._lease.check, eval_dataset=eval_dataset
+            self._store,
+            self._claim,
+            self._folder,
+            self._lease.check_in_step,
+            eval_dataset=material.eval_data.dataset if material.eval_data else None,
+            ends_early=lambda: self._lease.ends_early,
         )
         model = load_base(self._base_folder, precision, config.quantization)
         logger.info("the base model is loaded on %s in %s", precision.device, precision.dtype)
-        with TemporaryDirectory(dir=attempt) as scratch:
+        with TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=self._folder) as scratch:
             trainer = build_trainer(
                 model,
                 material.tokenizer,
@@ -167,13 +202,23 @@ class _Attempt:
                 config,
                 precision=precision,
                 output_dir=Path(scratch),
-                callbacks=[callback],
+                callbacks=[checkpointer, callback],
                 base_folder=self._base_folder,
                 eval_data=material.eval_data,
             )
+            checkpointer.trainer = trainer
             self._lease.check()
             self._move("running")
-            result = run_training(trainer)
+            if path and record and record.result:
+                restore_trained(trainer.model, path)
+                return trainer.model, TrainingResult(**record.result)
+            self._checkpoints.link_into(Path(scratch))
+            result = run_training(
+                trainer, Path(scratch) / f"checkpoint-{record.step}" if record else None
+            )
+            result = replace(result, seconds=checkpointer.seconds)
+            if self._lease.confirm():
+                self._checkpoints.add_trained(trainer.model, result, attempt)
         return trainer.model, result
 
     def _judge(
@@ -211,9 +256,9 @@ class _Attempt:
         return evaluate(model, generator, rows, way, rival, config)
 
     def _move(self, status: Literal["running", "evaluating"]) -> None:
-        """Raises JobCancelledError if the job is being cancelled."""
+        """Raises what interrupts the job; one whose learning is to be published stays `cancelling`."""
         if not self._store.move(self._claim, status):
-            raise JobCancelledError(self._claim.job.id)
+            self._lease.renew_now()
 
     def _warn(self, *warnings: str) -> None:
         """Writes the config and all warnings so far; an earlier attempt may have found the same."""

@@ -1,6 +1,5 @@
-"""train(job_id): claim, run, finish. A second delivery of the same id finds nothing to claim."""
+"""train(): claim the next job, run it, finish it. A message too many finds nothing to claim."""
 
-import errno
 import importlib
 import logging
 import shutil
@@ -19,11 +18,18 @@ from redis.retry import Retry
 
 from core.errors import ServiceError
 from core.job_store import Claim, JobStore, LeaseLostError
-from core.jobs import JobError
+from core.jobs import ENDED, JobError
 from core.settings import Settings
-from core.volume import Volume
+from core.volume import SCRATCH_PREFIX, Volume
 from worker.job_log import job_log
-from worker.lease import JobCancelledError, LeaseKeeper, StopRequest, WorkerStoppingError
+from worker.lease import (
+    JobCancelledError,
+    JobPausedError,
+    LeaseKeeper,
+    StopRequest,
+    WorkerStoppingError,
+)
+from worker.volume_fault import volume_fault
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +47,13 @@ def connect_store(settings: Settings) -> JobStore:
     return JobStore(redis, lease_s=settings.job_lease_s, max_attempts=settings.max_attempts)
 
 
-def train(job_id: str, settings: Settings) -> None:
-    """Does the job, whatever comes of it; raises only where Redis is gone."""
+def train(settings: Settings, device: str = "cpu") -> None:
+    """Does the job that is next on `device`, whatever comes of it; raises only where Redis is gone."""
     store, volume = connect_store(settings), Volume(settings.data_dir)
     with _stop_on_sigterm() as stop:
-        claim = store.claim(job_id)
+        claim = store.claim_next(device)
         if claim is None:
-            logger.info("job %s: nothing to claim", job_id)
+            logger.info("nothing to claim")
             return
         lease = LeaseKeeper(
             store, claim, stop, lease_s=settings.job_lease_s, grace_s=settings.stop_grace_s
@@ -56,7 +62,7 @@ def train(job_id: str, settings: Settings) -> None:
             try:
                 _work(settings, volume, store, claim, lease)
             except LeaseLostError:
-                logger.warning("job %s was taken from this worker; it stops here", job_id)
+                logger.warning("job %s was taken from this worker; it stops here", claim.job.id)
 
 
 def _work(
@@ -64,16 +70,23 @@ def _work(
 ) -> None:
     """The loop edge of the worker: each way in which an attempt can end, once."""
     try:
-        with job_log(_fresh_folder(volume, claim)):
+        with job_log(_open_folder(volume, claim)):
             logger.info("job %s, attempt %d", claim.job.id, claim.job.attempt)
             try:
                 # Not at the top of this file: see worker.main on CUDA and forks.
                 run = importlib.import_module("worker.run")
                 version = run.run_job(settings, volume, store, claim, lease)
-                store.move(claim, "succeeded", adapter_version=version.version)
+                store.move(
+                    claim,
+                    "cancelled" if lease.ends_early else "succeeded",
+                    adapter_version=version.version,
+                )
             except JobCancelledError:
                 logger.info("cancelled")
                 store.move(claim, "cancelled")
+            except JobPausedError:
+                logger.info("paused")
+                store.release(claim)
             except WorkerStoppingError:
                 logger.info("this worker is stopping; the job goes back to the queue")
                 store.release(claim)
@@ -87,6 +100,8 @@ def _work(
     except OSError as error:  # not even a log can be written
         logger.exception("job %s failed", claim.job.id)
         store.move(claim, "failed", error=explain(error))
+    if store.get(claim.job.id).status in ENDED:
+        volume.remove_checkpoints(claim.job.id)
 
 
 def explain(error: Exception) -> JobError:
@@ -100,8 +115,8 @@ def explain(error: Exception) -> JobError:
             "train_batch_size (and raise gradient_accumulation_steps to make up for it) or "
             "max_length, or set gradient_checkpointing",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError(code="volume_full", message="the shared volume is full")
+    if fault := volume_fault(error):
+        return fault
     return JobError(
         code="internal_error",
         message=f"the run failed unexpectedly ({type(error).__name__}); its log has the details",
@@ -115,11 +130,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def _fresh_folder(volume: Volume, claim: Claim) -> Path:
-    """The attempt's folder, empty: an attempt that was handed back keeps its number."""
+def _open_folder(volume: Volume, claim: Claim) -> Path:
+    """The attempt's folder. One that was handed back keeps its number, its curve and its log."""
     folder = volume.attempt(claim.job.id, claim.job.attempt)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for torn in folder.parent.glob(f"attempt-*/{SCRATCH_PREFIX}*"):  # by an attempt that was killed
+        shutil.rmtree(torn, ignore_errors=True)
     return folder
 
 

@@ -1,15 +1,39 @@
 """SFTTrainer with a leaner loss on CPUs, an exact held-out loss, and a clean start after each out-of-memory."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
-from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader, RandomSampler, Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from worker.dataset import IGNORED
+
+
+class EpochSampler(Sampler[int]):
+    """The order of `inner` in each epoch, decided by seed and epoch alone.
+
+    Drawn from the process's generator, as Trainer does, it would be another one after a run was taken up again.
+    """
+
+    def __init__(
+        self, inner: LengthGroupedSampler | RandomSampler, seed: int, epoch: Callable[[], int]
+    ) -> None:
+        self._inner = inner
+        self._seed = seed
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __iter__(self) -> Iterator[int]:
+        self._inner.generator = torch.Generator().manual_seed(self._seed + self._epoch())
+        return iter(self._inner)
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
@@ -44,6 +68,14 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         )
         num_tokens = is_trained.sum() if num_items_in_batch is None else num_items_in_batch
         return loss / torch.as_tensor(num_tokens).clamp(min=1)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        inner = super()._get_train_sampler(train_dataset)
+        return EpochSampler(inner, self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def _save_checkpoint(self, model: PeftModel, trial: None) -> None:
+        """Without the model card that TRL writes into each."""
+        Trainer._save_checkpoint(self, model, trial)
 
     def evaluation_loop(
         self,

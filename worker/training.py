@@ -171,13 +171,16 @@ def build_trainer(
     return trainer
 
 
-def run_training(trainer: SFTTrainer) -> TrainingResult:
-    """Trains to the end. Whatever a callback raises comes out; InvalidError `training_diverged`."""
+def run_training(trainer: SFTTrainer, checkpoint: Path | None = None) -> TrainingResult:
+    """Trains to the end, from `checkpoint` on if there is one.
+
+    Whatever a callback raises comes out; InvalidError `training_diverged`.
+    """
     num_trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     logger.info("training %d parameters on %s", num_trainable, trainer.args.device)
     started_s = time.monotonic()
     with training_attention(trainer):
-        output = trainer.train()
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not math.isfinite(output.training_loss) or not all_finite(trainer.model):
         raise diverged(output.global_step)

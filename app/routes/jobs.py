@@ -1,4 +1,4 @@
-"""Fine-tuning jobs over HTTP: submit, watch, cancel."""
+"""Fine-tuning jobs over HTTP: submit, watch, pause, cancel, delete."""
 
 import asyncio
 import json
@@ -29,12 +29,12 @@ from app.forms import (
 from app.ingestion.ingest import OnError
 from app.routes import curve
 from app.routes.datasets import ingest_upload
-from app.schemas import JobOut, JobRequest, RequestBody, Text
+from app.schemas import Cancellation, JobOut, JobRequest, RequestBody, Text
 from app.services import Services
 from core.adapters import check_adapter_name
 from core.errors import InvalidError, NotFoundError
-from core.job_store import events_key
-from core.jobs import ENDED, Job, JobStatus
+from core.job_store import JobStore, events_key
+from core.jobs import ENDED, Job, JobStatus, LossCurve, Priority
 from core.metrics import read_curve
 from core.target_modules import match_target_modules
 from core.training_config import JobConfig
@@ -51,6 +51,7 @@ class _JobForm(RequestBody):
     """The text parts of a multipart job; `file` is taken out before."""
 
     adapter: Text
+    priority: Priority = Priority.NORMAL
     config: JobConfig = JobConfig()
     mapping: Text | None = None
     name: Text | None = None
@@ -58,6 +59,7 @@ class _JobForm(RequestBody):
     encoding: Text | None = Field(None, max_length=40)
 
 
+_CANCEL_BODY = {"schema": Cancellation.model_json_schema()}
 _JSON_BODY = {"schema": {"$ref": "#/components/schemas/JobRequest"}}
 _FORM_BODY = {
     "schema": {
@@ -70,6 +72,7 @@ _FORM_BODY = {
                 "description": "CSV, TSV, JSONL, JSON, TMX or Parquet",
             },
             "adapter": {"type": "string"},
+            "priority": {"enum": [p.value for p in Priority]},
             "config": {
                 "type": "string",
                 "description": "JSON: the same as `config` of a JSON request",
@@ -111,7 +114,7 @@ async def create_job(
         )
     job = await run_in_threadpool(submit_job, services, wanted, idempotency_key or "")
     response.headers["Location"] = f"{router.prefix}/{job.id}"
-    return _show(job, services.volume)
+    return await run_in_threadpool(_show, job, services.jobs, services.volume)
 
 
 @router.get("")
@@ -133,7 +136,11 @@ def list_jobs(
     if len(found) > limit:
         following = request.url.include_query_params(after=found[limit - 1].id)
         response.headers["Link"] = f'<{following}>; rel="next"'
-    return [_show(j, volume, max_points=_MAX_LISTED_POINTS) for j in found[:limit]]
+    places = jobs.places()
+    return [
+        JobOut.of(job, _curve(job, volume, max_points=_MAX_LISTED_POINTS), places.get(job.id))
+        for job in found[:limit]
+    ]
 
 
 @router.get("/{job_id}")
@@ -146,15 +153,52 @@ def get_job(
 ) -> JobOut:
     """One job with its loss curve. `after_step` returns only newer points, `max_points` the ends and the extremes.
 
-    Where `attempt` or `progress.restarts` has changed, the run began anew: earlier points no longer count.
+    Where `attempt` or `progress.restarts` has changed, the run began anew, or went on from a checkpoint: points after
+    `progress.step` no longer count.
     """
-    return _show(jobs.get(job_id), volume, after_step, max_points)
+    return _show(jobs.get(job_id), jobs, volume, after_step, max_points)
 
 
-@router.post("/{job_id}/cancel")
-def cancel_job(job_id: str, jobs: JobsDep, volume: VolumeDep) -> JobOut:
-    """Cancel a job: at once if it waits, at the next step if it runs. Nothing is published."""
-    return _show(jobs.cancel(job_id), volume)
+@router.post(
+    "/{job_id}/cancel",
+    openapi_extra={"requestBody": {"content": {"application/json": _CANCEL_BODY}}},
+)
+async def cancel_job(
+    request: Request,
+    job_id: str,
+    services: ServicesDep,
+    publish: Annotated[
+        bool, Query(description="judge and publish what was learnt so far; also in a JSON body")
+    ] = False,
+) -> JobOut:
+    """Cancel a job: at once if it waits, after the next step if it runs. Nothing is published unless asked."""
+    if media_type(request) == "application/json" and await request.body():
+        publish = validate(Cancellation, await read_json(request)).publish or publish
+    return await run_in_threadpool(_cancel, services, job_id, publish)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, jobs: JobsDep, volume: VolumeDep) -> JobOut:
+    """Pause a job: out of the queue at once, or after the next step; it keeps what it has learnt, and frees the device."""
+    return _show(jobs.pause(job_id), jobs, volume)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, services: ServicesDep) -> JobOut:
+    """Go on with a paused job. In the queue it has the place of its age."""
+    job = services.jobs.resume(job_id)
+    services.send(job.id)
+    return _show(job, services.jobs, services.volume)
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete_job(job_id: str, jobs: JobsDep, volume: VolumeDep) -> None:
+    """Remove a job that has ended: its record, events, curve and log. The version that it published stays."""
+    job = jobs.get(job_id)
+    if job.status in ENDED:
+        # First, so that a failure leaves something that can be deleted again.
+        volume.remove_job(job.id)
+    jobs.delete(job_id)
 
 
 @router.get("/{job_id}/log", response_class=PlainTextResponse)
@@ -257,7 +301,12 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
             settings=services.settings,
             count_tokens=services.require_serving().count_tokens,
         )
-    return JobRequest(dataset_id=dataset.id, adapter=wanted.adapter, config=wanted.config)
+    return JobRequest(
+        dataset_id=dataset.id,
+        adapter=wanted.adapter,
+        priority=wanted.priority,
+        config=wanted.config,
+    )
 
 
 def submit_job(
@@ -278,6 +327,7 @@ def submit_job(
         id=f"job-{secrets.token_hex(8)}",
         adapter=wanted.adapter,
         dataset_id=dataset.id,
+        priority=wanted.priority,
         config=wanted.config.settled(num_rows=dataset.rows, hidden_size=hidden_size),
         metadata=metadata or {},
         created_at=datetime.now(UTC),
@@ -312,8 +362,30 @@ def _check(services: Services, adapter: str, config: JobConfig) -> None:
         )
 
 
-def _show(job: Job, volume: Volume, after_step: int = -1, max_points: int | None = None) -> JobOut:
+def _cancel(services: Services, job_id: str, publish: bool) -> JobOut:
+    job = services.jobs.cancel(job_id, publish=publish)
+    if job.status == JobStatus.QUEUED:
+        services.send(job.id)  # a worker has to publish what it has learnt
+    elif job.status in ENDED:
+        services.volume.remove_checkpoints(job.id)
+    return _show(job, services.jobs, services.volume)
+
+
+def _show(
+    job: Job,
+    jobs: JobStore,
+    volume: Volume,
+    after_step: int = -1,
+    max_points: int | None = None,
+) -> JobOut:
+    place = jobs.places().get(job.id) if job.status == JobStatus.QUEUED else None
+    return JobOut.of(job, _curve(job, volume, after_step, max_points), place)
+
+
+def _curve(
+    job: Job, volume: Volume, after_step: int = -1, max_points: int | None = None
+) -> LossCurve:
     loss_curve = read_curve(volume.attempt(job.id, job.attempt), after_step)
     if max_points is not None:
-        loss_curve = thin_curve(loss_curve, max_points)
-    return JobOut.of(job, loss_curve)
+        return thin_curve(loss_curve, max_points)
+    return loss_curve

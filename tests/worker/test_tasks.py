@@ -1,4 +1,4 @@
-"""train(job_id) in this process, against a real Redis: how each end of an attempt is written down."""
+"""train() in this process, against a real Redis: how each end of an attempt is written down."""
 
 import errno
 import shutil
@@ -24,37 +24,39 @@ from worker.tasks import explain, train
 def test_second_delivery_finds_nothing(jobs: Jobs, worker_settings: Settings) -> None:
     job = jobs.create()
     for _ in range(2):
-        train(job.id, worker_settings)
+        train(worker_settings)
     job = jobs.store.get(job.id)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
     assert jobs.registry.get("yoda").versions == [1]
 
 
-def test_unknown_job(jobs: Jobs, worker_settings: Settings) -> None:
-    train("nobody", worker_settings)
+def test_nothing_to_do(jobs: Jobs, worker_settings: Settings) -> None:
+    train(worker_settings)
     assert jobs.store.find() == []
 
 
 def test_versions_count_up_and_the_newest_is_current(jobs: Jobs, worker_settings: Settings) -> None:
     for _ in range(2):
-        train(jobs.create().id, worker_settings)
+        jobs.create()
+        train(worker_settings)
     adapter = jobs.registry.get("yoda")
     assert (adapter.versions, adapter.current) == ([1, 2], 2)
 
     # A version that somebody damaged stands in nobody's way.
     (jobs.registry.resolve("yoda@2").path / SEAL_FILE).write_text("{}")
-    train(jobs.create().id, worker_settings)
+    jobs.create()
+    train(worker_settings)
     assert jobs.registry.get("yoda").current == 3
 
 
 def test_published_but_not_finished(jobs: Jobs, worker_settings: Settings) -> None:
     """The worker died after it had published: the next attempt takes what is there, and trains nothing."""
     job = jobs.create()
-    train(job.id, worker_settings)
+    train(worker_settings)
     # The same job again, as if its end had not been written.
     again = job.model_copy(update={"created_at": datetime.now(UTC)})
     jobs.store.create(again, max_queued=10)
-    train(job.id, worker_settings)
+    train(worker_settings)
     job = jobs.store.get(job.id)
     assert (job.status, job.adapter_version, job.attempt) == (JobStatus.SUCCEEDED, 1, 2)
     assert jobs.registry.get("yoda").versions == [1]
@@ -63,7 +65,7 @@ def test_published_but_not_finished(jobs: Jobs, worker_settings: Settings) -> No
 def test_dataset_that_is_gone(jobs: Jobs, worker_settings: Settings) -> None:
     job = jobs.create()
     shutil.rmtree(jobs.volume.datasets / job.dataset_id)
-    train(job.id, worker_settings)
+    train(worker_settings)
     error = jobs.store.get(job.id).error
     assert error
     assert error.code == "dataset_not_found"
@@ -72,7 +74,7 @@ def test_dataset_that_is_gone(jobs: Jobs, worker_settings: Settings) -> None:
 def test_unexpected_failure(jobs: Jobs, worker_settings: Settings) -> None:
     job = jobs.create()
     (jobs.volume.datasets / job.dataset_id / ROWS_FILE).write_text("no rows")
-    train(job.id, worker_settings)
+    train(worker_settings)
     job = jobs.store.get(job.id)
     assert job.status == JobStatus.FAILED
     assert job.error
@@ -88,7 +90,7 @@ def test_base_that_is_no_number(jobs: Jobs, worker_settings: Settings, tmp_path:
     weights["model.norm.weight"][0] = torch.nan
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     job = jobs.create()
-    train(job.id, worker_settings.model_copy(update={"base_model": str(base)}))
+    train(worker_settings.model_copy(update={"base_model": str(base)}))
     job = jobs.store.get(job.id)
     assert job.error
     assert job.error.code == "training_diverged"
@@ -100,7 +102,7 @@ def test_volume_that_cannot_be_written(jobs: Jobs, worker_settings: Settings) ->
     job = jobs.create()
     shutil.rmtree(jobs.volume.jobs)
     jobs.volume.jobs.write_text("not a folder")
-    train(job.id, worker_settings)
+    train(worker_settings)
     job = jobs.store.get(job.id)
     assert (job.status, job.error and job.error.code) == (JobStatus.FAILED, "internal_error")
 
@@ -108,7 +110,7 @@ def test_volume_that_cannot_be_written(jobs: Jobs, worker_settings: Settings) ->
 def test_cancelled_before_it_began(jobs: Jobs, worker_settings: Settings) -> None:
     job = jobs.create()
     jobs.store.cancel(job.id)
-    train(job.id, worker_settings)
+    train(worker_settings)
     job = jobs.store.get(job.id)
     assert (job.status, job.attempt) == (JobStatus.CANCELLED, 0)
 
@@ -117,7 +119,7 @@ def test_job_that_is_taken_away(jobs: Jobs, worker_settings: Settings) -> None:
     """A worker that was given up writes nothing more: no status, no version."""
     config = SHORT | {"training": SHORT["training"] | {"max_steps": 5000}}
     job = jobs.create(config)
-    worker = threading.Thread(target=train, args=(job.id, worker_settings))
+    worker = threading.Thread(target=train, args=(worker_settings,))
     worker.start()
     jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
     jobs.store._redis.hincrby(f"dragoman:job:{job.id}", "fence", 1)
@@ -135,7 +137,9 @@ def test_what_owners_are_told() -> None:
     assert code(torch.OutOfMemoryError("CUDA out of memory")) == "out_of_memory"
     assert code(MemoryError()) == "out_of_memory"
     assert code(OSError(errno.ENOSPC, "No space left on device")) == "volume_full"
-    assert code(OSError(errno.EIO, "Input/output error")) == "internal_error"
+    assert code(OSError(errno.EROFS, "Read-only file system")) == "volume_read_only"
+    assert code(OSError(errno.EIO, "Input/output error")) == "volume_unavailable"
+    assert code(RuntimeError("secret")) == "internal_error"
     assert "secret" not in explain(RuntimeError("secret")).message
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)

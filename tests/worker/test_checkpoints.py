@@ -1,0 +1,238 @@
+"""A run that was interrupted goes on as if nothing had happened; what is not whole is not used."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTTrainer
+
+from core.datasets import Row
+from core.volume import Volume
+from tests.worker.conftest import ROWS, Jobs
+from tests.worker.trainers import losses_of
+from worker.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, restore_trained
+from worker.lease import LeaseKeeper, StopRequest, WorkerStoppingError
+from worker.training import TrainingResult, run_training
+
+Build = Callable[..., SFTTrainer]
+
+TRAINING: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 3,
+}
+BASE = "fingerprint"
+
+
+class _StopAt(TrainerCallback):  # type: ignore[misc]
+    """Asks the worker to exit in the midst of a step."""
+
+    def __init__(self, step: int, stop: StopRequest) -> None:
+        self._step = step
+        self._stop = stop
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step == self._step - 1:
+            self._stop.make()
+
+
+class Runs:
+    """Attempts at one job, each in a folder of its own, with a lease of its own."""
+
+    def __init__(self, jobs: Jobs, build: Build, root: Path, **config: Any) -> None:
+        self._jobs, self._build, self._root, self._config = jobs, build, root, config
+        self.job = jobs.create()
+        self.folder = CheckpointFolder(jobs.volume, self.job.id, BASE)
+        self._num_attempts = 0
+
+    def attempt(
+        self, stop_at: int | None = None, *, interval_s: float | None = None
+    ) -> tuple[SFTTrainer, TrainingResult | None]:
+        """The result is None of a run that was stopped at `stop_at`."""
+        self._num_attempts += 1
+        claim = self._jobs.store.claim(self.job.id)
+        assert claim
+        (self._jobs.volume.jobs / self.job.id).mkdir(exist_ok=True)
+        scratch = self._root / f"attempt-{self._num_attempts}" / "checkpoints"
+        scratch.mkdir(parents=True)
+        stop = StopRequest()
+        start = self.folder.newest()
+        with LeaseKeeper(self._jobs.store, claim, stop, lease_s=60, grace_s=600) as lease:
+            checkpointer = Checkpointer(
+                self.folder,
+                lease,
+                attempt=claim.job.attempt,
+                base_fingerprint=BASE,
+                interval_s=interval_s,
+                start=start[1] if start else None,
+            )
+            callbacks = [checkpointer, *([_StopAt(stop_at, stop)] if stop_at else [])]
+            trainer = self._build(callbacks=callbacks, **self._config)
+            trainer.args.output_dir = str(scratch)
+            checkpointer.trainer = trainer
+            self.folder.link_into(scratch)
+            checkpoint = scratch / f"checkpoint-{start[1].step}" if start else None
+            try:
+                result = run_training(trainer, checkpoint)
+            except WorkerStoppingError:
+                result = None
+        self._jobs.store.release(claim)
+        return trainer, result
+
+    def forget(self) -> None:
+        self.folder.remove()
+
+    def steps(self) -> list[int]:
+        return sorted(int(p.name.split("-")[1]) for p in self.folder.path.glob("step-*"))
+
+
+@pytest.fixture
+def runs(jobs: Jobs, build: Build, tmp_path: Path) -> Callable[..., Runs]:
+    return lambda **config: Runs(jobs, build, tmp_path, **config)
+
+
+def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {
+            "eval_rows": ROWS[:8],
+            "lora": {"lora_dropout": 0.2},
+            "training": {
+                "eval_steps": 3,
+                "logging_steps": 3,
+                "per_device_train_batch_size": 2,
+                "gradient_accumulation_steps": 4,
+            },
+        },
+        {
+            "training": {"packing": True, "max_length": 40},
+            "lora": {"lora_dropout": 0.2, "init_lora_weights": "loftq"},
+        },
+    ],
+    ids=["accumulation", "packing"],
+)
+def test_interrupted_run_equals_a_whole_one(
+    runs: Callable[..., Runs], config: dict[str, Any]
+) -> None:
+    """Loss for loss, and weight for weight; stopped at the end of an epoch, and in the midst of one."""
+    config = config | {"training": TRAINING | config.get("training", {})}
+    attempts = runs(**config)
+    whole, expected = attempts.attempt()
+    assert expected
+    for stop_at in (expected.num_steps // 2, expected.num_steps - 2):
+        _, nothing = attempts.attempt(stop_at)
+        assert nothing is None
+        assert attempts.folder.newest()[1].step == stop_at  # type: ignore[index]
+    trainer, result = attempts.attempt()
+    assert result
+    for key in ("loss", "learning_rate", "grad_norm", "eval_loss", "step"):
+        assert losses_of(trainer, key) == losses_of(whole, key)
+    assert result.num_tokens == expected.num_tokens
+    assert result.train_loss == pytest.approx(expected.train_loss)
+    assert result.first_loss == expected.first_loss
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(trainer)[name])
+
+
+def test_early_stopping_goes_on(runs: Callable[..., Runs]) -> None:
+    """Its patience and its best checkpoint are those of the whole run."""
+    unlike = [Row(prompt=row.prompt, completion="7, 7, 7 and 7 again!") for row in ROWS[:8]]
+    training = TRAINING | {"eval_steps": 2, "early_stopping_patience": 2, "learning_rate": 0.1}
+    attempts = runs(eval_rows=unlike, training=training)
+    whole, expected = attempts.attempt()
+    assert expected
+    attempts.forget()
+    best = whole.state.best_global_step
+    assert best < expected.num_steps < 8
+    attempts.attempt(best + 3)
+    assert best in attempts.steps()
+    trainer, result = attempts.attempt()
+    assert result
+    assert (trainer.state.best_global_step, result.num_steps) == (best, expected.num_steps)
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(trainer)[name])
+
+
+def test_by_time_and_pruned(runs: Callable[..., Runs]) -> None:
+    attempts = runs(training=TRAINING | {"max_steps": 6})
+    attempts.attempt(interval_s=0)
+    # None of the last step: there is nothing left to go on with.
+    assert attempts.steps() == [4, 5]
+
+
+def test_by_steps(runs: Callable[..., Runs]) -> None:
+    attempts = runs(training=TRAINING | {"max_steps": 7, "save_steps": 3})
+    attempts.attempt()
+    assert attempts.steps() == [3, 6]
+
+
+@pytest.fixture
+def folder(volume: Volume) -> CheckpointFolder:
+    (volume.jobs / "a").mkdir()
+    return CheckpointFolder(volume, "a", BASE)
+
+
+def written(volume: Volume, folder: CheckpointFolder, step: int, base: str = BASE) -> Path:
+    with volume.staged_folder() as staged:
+        (staged / "optimizer.pt").write_bytes(b"x" * step)
+        record = Checkpoint(step=step, curve_of=1, base_fingerprint=base)
+        return folder.add(staged, record)
+
+
+def test_newest_whole_one(volume: Volume, folder: CheckpointFolder) -> None:
+    assert folder.newest() is None
+    for step in (9, 10, 11):
+        written(volume, folder, step)
+    (folder.path / "step-11" / "optimizer.pt").write_bytes(b"torn")
+    (folder.path / "step-junk").mkdir()
+    (folder.path / "step-12").mkdir()  # no record
+    found = folder.newest()
+    assert found
+    assert found[1].step == 10
+    (folder.path / "step-10" / "checkpoint.json").write_text("{")
+    assert folder.newest()[1].step == 9  # type: ignore[index]
+    # A damaged one is replaced, a whole one stays.
+    written(volume, folder, 10)
+    assert folder.newest()[1].step == 10  # type: ignore[index]
+
+
+def test_of_another_base_model(volume: Volume, folder: CheckpointFolder) -> None:
+    written(volume, folder, 5, base="another")
+    assert folder.newest() is None
+    written(volume, folder, 5)
+    assert folder.newest()
+
+
+def test_what_was_trained_comes_first(
+    volume: Volume, folder: CheckpointFolder, build: Build
+) -> None:
+    written(volume, folder, 5)
+    trainer = build(training={"max_steps": 2})
+    result = run_training(trainer)
+    folder.add_trained(trainer.model, result, 1)
+    expected = weights(trainer)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data.zero_()
+    found = folder.newest()
+    assert found
+    path, record = found
+    assert record.result
+    assert TrainingResult(**record.result) == result
+    restore_trained(trainer.model, path)
+    for name, weight in weights(trainer).items():
+        assert torch.equal(weight, expected[name])
+    shutil.rmtree(path)
+    assert folder.newest()[1].step == 5  # type: ignore[index]
