@@ -10,8 +10,8 @@ from tests.browser.chromium import MISSING, TIMEOUT_MS, find_chromium, launched
 from tests.browser.service import ROOT, Service
 
 _FOLDER = ROOT / "docs" / "images"
-_SIZE = {"width": 1200, "height": 880}
-_TEXT = "The river is wide and the bridge is old."
+_SIZE = {"width": 1200, "height": 900}
+_TEXT = "I see a bird in the old tree."
 _NUM_EPOCHS = 5
 
 
@@ -22,6 +22,7 @@ def take(browser: Browser, url: str, job: str, scheme: str) -> None:
     page.goto(f"#/jobs/{job}")
     expect(page.locator("h1 .status")).to_have_text("succeeded", timeout=10 * TIMEOUT_MS)
     page.get_by_label("smoothing").fill("0.7")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     page.screenshot(path=_FOLDER / f"job-{scheme}.png")
     page.goto("#/translate?compare=base,yoda%401,mine%401")
     page.get_by_role("textbox", name="Text to translate").fill(_TEXT)

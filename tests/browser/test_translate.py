@@ -36,7 +36,9 @@ def test_a_text_is_translated_while_one_watches(page: Page, service: Service) ->
     source(page).fill(TEXT)
     page.get_by_role("button", name="Translate", exact=True).click()
     expect(answers(page)).to_have_text(expected)
-    expect(page.locator(".result-foot")).to_contain_text("yoda@1")
+    usage = service.client.post("/translate", json={"q": TEXT, "adapter": "yoda"}).json()["usage"]
+    tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
+    expect(page.locator(".result-foot")).to_contain_text(f"yoda@1 · {tokens}")
     pieces = [s for s in page.evaluate("[...window.seen]") if s and expected.startswith(s)]
     assert len(pieces) > 2, "it came in one piece"
 

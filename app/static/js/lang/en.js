@@ -22,7 +22,7 @@ export default {
   "translate.nothing": "There is nothing to translate yet: write or paste a text.", "translate.empty": "The translation appears here.",
   "translate.waiting": "Waiting for the first word …", "translate.done": "Translated: {text}", "translate.stopped": "Stopped.", "translate.cut": "The connection ended before the translation did. Try again.",
   "translate.length": "Cut off at the most tokens allowed; raise “Longest answer” under Options.",
-  "translate.alternatives": "Alternatives", "translate.detected": "detected {language}, {confidence} %", "translate.usage": "{prompt} + {completion} tokens, {time} s",
+  "translate.alternatives": "Alternatives", "translate.detected": "detected {language}, {confidence} %", "translate.usage": "{prompt_tokens} + {completion_tokens} tokens, {time} s",
   "translate.compare": "Compare translators", "translate.compare_hint": "Up to {n}, side by side", "translate.comparing": "Several translators are being compared, see below.", "translate.options": "Options",
   "option.alternatives": "Alternatives", "option.alternatives.hint": "Further translations to choose from.",
   "option.temperature": "Temperature", "option.temperature.hint": "0: always the likeliest word. Higher: more varied.",
@@ -76,7 +76,7 @@ export default {
   "chart.reset": "Show all", "chart.table": "As a table", "chart.thinned": "Every {n}th step", "chart.steps": "Step", "chart.step": "Step {step}", "chart.log": "log scale", "chart.smoothing": "smoothing", "chart.empty": "No points yet",
   "verdict.title": "Evaluation", "verdict.promoted": "Made current.", "verdict.kept": "Not made current.", "verdict.translator": "Translator", "verdict.base": "bare base model", "verdict.current": "current until then", "verdict.candidate": "this version",
   "verdict.rows": "Judged on 1 row that it was not trained on.|Judged on {n} rows that it was not trained on.", "verdict.gain": "{gain} points of {metric} over {against}.", "verdict.p": "p = {p} (paired bootstrap).",
-  "verdict.samples": "1 more sample|{n} more samples", "verdict.signatures": "sacreBLEU’s signatures",
+  "verdict.samples": "Samples", "verdict.more": "1 more sample|{n} more samples", "verdict.signatures": "sacreBLEU’s signatures",
   "sample.reference": "reference", "sample.candidate": "this version", "sample.current": "current", "sample.base": "base",
   "promote.title": "Make {ref} current?", "promote.text": "Whoever asks for {name} gets this version from the next request on. Nothing is lost; you can go back the same way.", "promote.do": "Make current", "promote.done": "{ref} is current.",
 

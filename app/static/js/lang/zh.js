@@ -22,7 +22,7 @@ export default {
   "translate.nothing": "还没有要翻译的内容：请输入或粘贴文字。", "translate.empty": "译文会显示在这里。",
   "translate.waiting": "正在等待第一个词……", "translate.done": "译文：{text}", "translate.stopped": "已停止。", "translate.cut": "翻译完成之前连接中断了，请重试。",
   "translate.length": "已达到允许的最大长度而被截断；可在“选项”中调大“最长译文”。",
-  "translate.alternatives": "其他译法", "translate.detected": "检测为 {language}，{confidence} %", "translate.usage": "{prompt} + {completion} 个词元，{time} 秒",
+  "translate.alternatives": "其他译法", "translate.detected": "检测为 {language}，{confidence} %", "translate.usage": "{prompt_tokens} + {completion_tokens} 个词元，{time} 秒",
   "translate.compare": "对比多个翻译", "translate.compare_hint": "最多 {n} 个，并排显示", "translate.comparing": "正在对比多个翻译，见下方。", "translate.options": "选项",
   "option.alternatives": "其他译法", "option.alternatives.hint": "另外给出几种译法供选择。",
   "option.temperature": "温度", "option.temperature.hint": "0：总是选最可能的词；越高越多样。",
@@ -76,7 +76,7 @@ export default {
   "chart.reset": "显示全部", "chart.table": "以表格显示", "chart.thinned": "每 {n} 步一行", "chart.steps": "步", "chart.step": "第 {step} 步", "chart.log": "对数坐标", "chart.smoothing": "平滑", "chart.empty": "还没有数据点",
   "verdict.title": "评估", "verdict.promoted": "已设为当前。", "verdict.kept": "未设为当前。", "verdict.translator": "翻译器", "verdict.base": "原始基础模型", "verdict.current": "此前的当前版本", "verdict.candidate": "这个版本",
   "verdict.rows": "在 {n} 行未参与训练的数据上评估。", "verdict.gain": "{metric} 比 {against} 变化 {gain} 分。", "verdict.p": "p = {p}（配对自助法）。",
-  "verdict.samples": "另外 {n} 个样例", "verdict.signatures": "sacreBLEU 签名",
+  "verdict.samples": "样例", "verdict.more": "另外 {n} 个样例", "verdict.signatures": "sacreBLEU 签名",
   "sample.reference": "参考译文", "sample.candidate": "这个版本", "sample.current": "当前版本", "sample.base": "基础模型",
   "promote.title": "把 {ref} 设为当前？", "promote.text": "从下一个请求起，调用 {name} 的人都会用这个版本。什么都不会丢失，可以用同样的方法退回。", "promote.do": "设为当前", "promote.done": "{ref} 已是当前版本。",
 

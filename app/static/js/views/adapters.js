@@ -5,7 +5,7 @@ import { field, h, replace } from "../dom.js";
 import { compact, date, number, pairName, size, t } from "../i18n.js";
 import { busy, emptyState, modal, problemBox, reader, toast } from "../notices.js";
 import { address } from "../store.js";
-import { evaluationPanel } from "./evaluation_panel.js";
+import { evaluationPanel, samplesPanel } from "./evaluation_panel.js";
 import { openImport } from "./import_dialog.js";
 import { makeCurrent } from "./promotion.js";
 
@@ -114,7 +114,7 @@ function showDetails(ref, seal) {
   const content = h("div.details", {},
     h("dl.facts", {}, Object.entries(facts).filter(([, v]) => v !== null && v !== undefined && v !== "").map(([k, v]) => h("div", {}, h("dt", {}, t(`seal.${k}`)), h("dd", {}, String(v))))),
     seal.job_id && h("p", {}, h("a", { href: address(["jobs", seal.job_id]), onclick: () => document.querySelector("dialog[open]").close() }, t("seal.job"))),
-    seal.evaluation ? evaluationPanel(seal.evaluation, { adapter: ref.split("@")[0], adapter_version: ref.split("@")[1] }) : h("p", {}, t("seal.not_judged")));
+    seal.evaluation ? [evaluationPanel(seal.evaluation, { adapter: ref.split("@")[0], adapter_version: ref.split("@")[1] }), samplesPanel(seal.evaluation)] : h("p", {}, t("seal.not_judged")));
   reader(ref, content);
 }
 

@@ -6,24 +6,35 @@ import { note } from "../notices.js";
 
 const NUM_SHOWN = 3; // the others are one click away
 
-/** `evaluation` of a job or a seal; older seals hold less of it. */
+/** `evaluation` of a job or a seal; older seals hold less of it. The samples are apart: see samplesPanel. */
 export function evaluationPanel(evaluation, { adapter, adapter_version: version } = {}) {
   const titleId = "verdict-title";
-  const { samples = [] } = evaluation;
   return [
     h("h2", { id: titleId }, t("verdict.title")),
-    evaluation.reason && note(evaluation.promoted ? "success" : "warning",
-      h("strong", {}, t(evaluation.promoted ? "verdict.promoted" : "verdict.kept")), " ", evaluation.reason),
+    evaluation.reason && verdict(evaluation),
     h("div.scroll", { tabindex: 0, role: "region", "aria-labelledby": titleId }, scoreTable(evaluation, adapter && `${adapter}@${version}`)),
     h("p.hint", {}, [
       t("verdict.rows", { n: evaluation.rows }),
       evaluation.gain !== undefined && t("verdict.gain", { gain: signed(evaluation.gain), metric: metricName(evaluation.metric), against: evaluation.against }),
       evaluation.p_value !== null && evaluation.p_value !== undefined && t("verdict.p", { p: compact(evaluation.p_value) }),
     ].filter(Boolean).join(" ")),
-    sampleList(samples.slice(0, NUM_SHOWN)),
-    samples.length > NUM_SHOWN && h("details.group", {}, h("summary", {}, t("verdict.samples", { n: samples.length - NUM_SHOWN })), sampleList(samples.slice(NUM_SHOWN))),
-    Object.keys(evaluation.signatures ?? {}).length > 0 && h("details.group", {}, h("summary", {}, t("verdict.signatures")),
-      h("dl", {}, Object.entries(evaluation.signatures).map(([name, signature]) => [h("dt", {}, metricName(name)), h("dd", {}, h("code", {}, signature))]))),
+  ];
+}
+
+function verdict({ promoted, reason }) {
+  const said = t(promoted ? "verdict.promoted" : "verdict.kept");
+  const repeats = reason.startsWith(said.slice(0, -1)); // the server says it in the same words, if in English
+  return note(promoted ? "success" : "warning", !repeats && h("strong", {}, said, " "), reason);
+}
+
+/** Held-out rows as each translator answers them, and how the scores were computed; empty if nothing is known. */
+export function samplesPanel({ samples = [], signatures = {} }) {
+  const more = samples.slice(NUM_SHOWN);
+  return [
+    samples.length > 0 && [h("h2", {}, t("verdict.samples")), sampleList(samples.slice(0, NUM_SHOWN))],
+    more.length > 0 && h("details.group", {}, h("summary", {}, t("verdict.more", { n: more.length })), sampleList(more)),
+    Object.keys(signatures).length > 0 && h("details.group", {}, h("summary", {}, t("verdict.signatures")),
+      h("dl", {}, Object.entries(signatures).map(([name, text]) => [h("dt", {}, metricName(name)), h("dd", {}, h("code", {}, text))]))),
   ];
 }
 

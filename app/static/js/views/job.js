@@ -6,7 +6,7 @@ import { date, duration, number, t } from "../i18n.js";
 import { busy, copyButton, modal, note, problemBox, toast } from "../notices.js";
 import { follow, pause } from "../sse.js";
 import { address } from "../store.js";
-import { evaluationPanel } from "./evaluation_panel.js";
+import { evaluationPanel, samplesPanel } from "./evaluation_panel.js";
 import { JobCharts } from "./job_charts.js";
 import { ENDED, statusTag } from "./jobs.js";
 import { makeCurrent } from "./promotion.js";
@@ -37,17 +37,18 @@ class JobView {
   constructor(root, job, signal) {
     Object.assign(this, { job, signal, path: `jobs/${encodeURIComponent(job.id)}` });
     this.head = h("header.view-head", {});
-    this.link = h("p.hint", { role: "status" });
+    this.link = h("p.hint");
     this.problems = h("div");
     this.figures = h("dl.figures");
     this.charts = new JobCharts();
     this.verdict = h("div.verdict", { hidden: true });
+    this.samples = h("div.verdict");
     this.log = h("pre.log", { tabindex: 0, role: "region", "aria-label": t("job.log") });
     this.logBox = h("details.group", { ontoggle: () => this.#readLog() }, h("summary", {}, t("job.log")), this.log, copyButton(() => this.log.textContent));
     this.config = h("details.group", {}, h("summary", {}, t("job.config")),
       h("pre", { tabindex: 0, role: "region", "aria-label": t("job.config") }, JSON.stringify(job.config, null, 2)));
     replace(root, h("p.crumbs", {}, h("a", { href: address(["jobs"]) }, t("job.all"))),
-      this.head, this.link, this.problems, this.figures, this.verdict, this.charts.element, this.logBox, this.config);
+      this.head, this.link, this.problems, this.figures, this.verdict, this.charts.element, this.samples, this.logBox, this.config);
     this.#show();
     this.#follow();
     this.#tailLog();
@@ -58,6 +59,7 @@ class JobView {
       signal: this.signal,
       onEvent: ({ event, data }) => this.#on(event, data),
       onState: (state) => {
+        if (state === "lost" && !this.link.textContent) announce(t("job.lost"));
         this.link.textContent = state === "lost" ? t("job.lost") : "";
         if (state instanceof Error) replace(this.problems, problemBox(state));
       },
@@ -107,7 +109,10 @@ class JobView {
       }),
       job.warnings.map((warning) => note("warning", warning)));
     this.verdict.hidden = !job.evaluation;
-    if (job.evaluation) replace(this.verdict, evaluationPanel(job.evaluation, job));
+    if (job.evaluation) {
+      replace(this.verdict, evaluationPanel(job.evaluation, job));
+      replace(this.samples, samplesPanel(job.evaluation));
+    }
     this.config.querySelector("pre").textContent = JSON.stringify(job.config, null, 2);
     this.#showFigures();
     this.charts.show(job.loss_curve, job.status);
