@@ -177,9 +177,8 @@ class JobConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset") in PRESETS:
-            return with_preset(given)
-        return given
+        preset = given.get("preset") if isinstance(given, dict) else None
+        return with_preset(given) if isinstance(preset, str) and preset in PRESETS else given
 
     def settled(self, *, num_rows: int, hidden_size: int) -> Self:
         """With the values that depend on the dataset and the base model; settling twice changes nothing.

@@ -19,7 +19,6 @@ from app.markup import HtmlDocument
 from app.problems import CLIENT_GONE
 from app.schemas import (
     DetectedLanguage,
-    Problem,
     TranslateRequest,
     TranslateResponse,
     Usage,
@@ -41,17 +40,13 @@ _BODY = {
         for kind in ("application/json", *FORM_TYPES)
     },
 }
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 404, 413, 415, 422, 503)
-}
 
 
 @router.post(
     "/translate",
     response_model=TranslateResponse,
     response_model_exclude_none=True,
-    responses=_PROBLEMS,
+    responses={200: {"content": {"text/event-stream": {}}}},
     openapi_extra={"requestBody": _BODY},
 )
 async def translate(

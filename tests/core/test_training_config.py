@@ -70,6 +70,8 @@ def test_partial_sections_keep_other_defaults() -> None:
         ({"prompt": {"system": "\0"}}, ("prompt", "system")),
         ({"description": "x" * 2001}, ("description",)),
         ({"description": "\0"}, ("description",)),
+        ({"preset": {}}, ("preset",)),
+        ({"preset": ["fast"]}, ("preset",)),
     ],
 )
 def test_refused(config: dict[str, Any], location: tuple[str, ...]) -> None:

@@ -41,7 +41,10 @@ _LEAST_TOP_P = 1e-6  # 0 means the likeliest token alone to OpenAI's clients
 
 
 @router.post(
-    "/chat/completions", response_model=ChatCompletion, openapi_extra={"requestBody": _BODY}
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses={200: {"content": {"text/event-stream": {}}}},
+    openapi_extra={"requestBody": _BODY},
 )
 async def create_chat_completion(
     request: Request, settings: SettingsDep, translator: TranslatorDep
