@@ -1,6 +1,7 @@
 """What one server process owns: clients, stores, the model once it is loaded. The lifespan starts and stops it."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from kombu.exceptions import KombuError
 
 from app.engine.adapters import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
-from app.engine.model import BaseModel, load_base_model
+from app.engine.loading import load_base_model
+from app.engine.model import BaseModel
 from app.translator import Translator
 from core.adapters import AdapterRegistry
 from core.base_model import BOXED_ADAPTERS, EMBEDDED, fingerprint, locate_base_model
@@ -29,6 +31,7 @@ from core.volume import Volume
 logger = logging.getLogger(__name__)
 
 _SWEEP_INTERVAL_S = 3.0
+_SERVING_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Services:
             asyncio.create_task(self._load(on_load_failure)),
             asyncio.create_task(self._sweep()),
         ]
+        if self.settings.device_policy == "wait":
+            self._tasks.append(asyncio.create_task(self._tell_serving()))
 
     async def stop(self) -> None:
         self.stopping.set()
@@ -98,7 +103,7 @@ class Services:
     def send(self, job_id: str) -> None:
         """Puts a job's message into the queue. Should that fail, the sweep sends it later."""
         try:
-            send_training(self.queue, job_id)
+            send_training(self.queue, job_id, self.jobs.get(job_id).config.device)
             self.jobs.mark_sent(job_id)
         except (KombuError, CeleryError, redis.RedisError, OSError) as error:
             logger.warning("job %s could not be sent now: %s", job_id, error)
@@ -163,6 +168,19 @@ class Services:
                 pass  # it will be back; /ready says that it is not
             except Exception:  # one record that cannot be read must not end the watch over all
                 logger.exception("the sweep for lost jobs failed; the next one follows")
+
+    async def _tell_serving(self) -> None:
+        """Lets training wait while requests run."""
+        num_steps = 0
+        while True:
+            await asyncio.sleep(_SERVING_INTERVAL_S)
+            if self.serving is None:
+                continue
+            stats = self.serving.engine.stats()
+            if stats.num_running or stats.num_steps != num_steps:
+                with contextlib.suppress(redis.RedisError):
+                    await asyncio.to_thread(self.jobs.tell_serving, 4 * _SERVING_INTERVAL_S)
+            num_steps = stats.num_steps
 
     # Readiness
 

@@ -38,7 +38,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from app.engine.adapters import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
-from app.engine.model import load_base_model
+from app.engine.loading import load_base_model
 from app.engine.sequence import SamplingParams, Sequence, Update
 from benchmarks.random_model import make_phi3_mini
 from core.adapters import SEAL_FILE, AdapterRegistry, AdapterVersion, Seal, content_sha256

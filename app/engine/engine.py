@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from app.engine.adapters import ResidentAdapters
-from app.engine.model import BaseModel, Span, Step
-from app.engine.sampling import Sampler
+from app.engine.forward import PROBE_TOKENS, Forward, probe_ids
+from app.engine.model import BaseModel
+from app.engine.sampling import Likeliest, Sampler, choose_likeliest, is_drawn
 from app.engine.scheduler import Admission, Scheduler, Work
 from app.engine.sequence import FinishReason, Sequence, Update
+from app.engine.step import Span, Step
 from core.errors import InvalidError, ServiceError, UnavailableError
 
 logger = logging.getLogger(__name__)
-
-_PROBE_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,15 @@ class EngineStats:
     num_adapter_evictions: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step that was asked for, whose tokens may not be here yet."""
+
+    sequences: list[Sequence]  # those that get a token
+    likeliest: Likeliest
+    logits: torch.Tensor | None  # where some sequence wants its token drawn
+
+
 class Engine:
     """Generates for many sequences at once. `submit` and `cancel` may be called from any thread."""
 
@@ -62,6 +71,14 @@ class Engine:
         self._bank = model.create_bank(width=limits.lora_width, num_slots=limits.max_adapters)
         self._cache = model.create_cache(limits.kv_cache_tokens)
         self._probe_region = self._allocate_probe_region()
+        self._forward = Forward(
+            model,
+            self._bank,
+            self._cache,
+            probe_region=self._probe_region,
+            max_tokens=limits.max_running + limits.max_prefill_tokens,
+            max_rows=limits.max_running,
+        )
         self._scheduler = Scheduler(
             max_running=limits.max_running, max_prefill_tokens=limits.max_prefill_tokens
         )
@@ -69,6 +86,7 @@ class Engine:
             self._bank, probe=self._probe, wake=self._wake, max_wait_s=limits.adapter_wait_s
         )
         self._sampler = Sampler()
+        self._flights: deque[_Flight] = deque()
         self._stats = EngineStats()
         # Everything below is shared between threads and touched only under the condition.
         self._condition = threading.Condition()
@@ -102,6 +120,11 @@ class Engine:
         return self._thread.is_alive()
 
     @property
+    def way(self) -> str:
+        """How the forward pass is computed, in words."""
+        return self._forward.way
+
+    @property
     def target_modules(self) -> list[str]:
         """Names of the linear layers that an adapter may target, such as `qkv_proj`."""
         return sorted({name.rpartition(".")[2] for name in self._bank.sites})
@@ -114,7 +137,7 @@ class Engine:
     @property
     def max_tokens(self) -> int:
         """Most tokens of prompt plus output that one sequence may come to."""
-        return min(self._model.max_context, self._cache.regions.capacity - _PROBE_TOKENS)
+        return min(self._model.max_context, self._cache.regions.capacity - PROBE_TOKENS)
 
     @property
     def resident_adapters(self) -> list[str]:
@@ -224,7 +247,11 @@ class Engine:
         self._count_queued()
         work = self._scheduler.plan()
         if work:
-            self._step(work)
+            self._launch(work)
+        # A GPU gets its next step before the tokens of the last one are looked at.
+        is_ahead = work and self._forward.is_asynchronous and self._flights[-1].logits is None
+        while len(self._flights) > bool(is_ahead):
+            self._land(self._flights.popleft())
 
     def _count_queued(self) -> None:
         with self._condition:
@@ -258,23 +285,43 @@ class Engine:
         self._deliver_end(sequence, FinishReason.ERROR, error)
         return Admission.FAILED
 
-    def _step(self, work: list[Work]) -> None:
-        logits = self._model.forward(_build_step(work), self._cache, self._bank)
+    def _launch(self, work: list[Work]) -> None:
+        work.sort(
+            key=lambda w: w.sequence.slot
+        )  # neighbours then read the same columns of the bank
+        carried = self._flights[-1].likeliest.token_ids if self._flights else None
+        logits = self._forward.run(_build_step(work), carried)
         generating = [w.sequence for w in work if w.yields_token]
         for item in work:
-            item.sequence.num_computed += item.num_tokens
-            if not item.sequence.output_ids:
+            if not item.sequence.num_outputs:
                 self._stats.num_prompt_tokens += item.num_tokens
-        token_ids = self._sampler.sample(
-            logits, [s.params for s in generating], [id(s) for s in generating]
+            item.sequence.num_computed += item.num_tokens
+        for row, sequence in enumerate(generating):
+            sequence.row = row
+        is_any_drawn = any(is_drawn(s.params) for s in generating)
+        self._flights.append(
+            _Flight(generating, choose_likeliest(logits), logits if is_any_drawn else None)
         )
         self._stats.num_steps += 1
-        self._stats.num_generated_tokens += len(generating)
-        for sequence, token_id in zip(generating, token_ids, strict=True):
-            self._advance(sequence, token_id)
 
-    def _advance(self, sequence: Sequence, token_id: int | None) -> None:
-        if token_id is None:
+    def _land(self, flight: _Flight) -> None:
+        """Hands a step's tokens to its sequences, but for those that ended while it was under way."""
+        token_ids = flight.likeliest.wait()
+        sequences = flight.sequences
+        if flight.logits is not None:
+            token_ids = self._sampler.draw(
+                flight.logits, token_ids, [s.params for s in sequences], [id(s) for s in sequences]
+            )
+        is_newest = not self._flights
+        for sequence, token_id in zip(sequences, token_ids, strict=True):
+            if not sequence.is_over:
+                if is_newest:
+                    sequence.row = None
+                self._stats.num_generated_tokens += 1
+                self._advance(sequence, token_id)
+
+    def _advance(self, sequence: Sequence, token_id: int) -> None:
+        if token_id < 0:
             self._finish(
                 sequence,
                 FinishReason.ERROR,
@@ -298,7 +345,9 @@ class Engine:
         self._deliver_end(sequence, reason, error)
 
     def _release(self, sequence: Sequence) -> None:
+        # A step that is under way may still write there; whatever the next owner writes comes after it.
         self._cache.regions.release(sequence.region_start, sequence.max_tokens)
+        sequence.is_over = True
         self._sampler.forget(id(sequence))
         if sequence.adapter is not None:
             self._adapters.unpin(sequence.adapter)
@@ -322,6 +371,7 @@ class Engine:
 
     def _fail_running(self, error: Exception) -> None:
         """After a failed step nobody knows whose keys and values are right: those that ran must be asked again."""
+        self._flights.clear()
         message = f"a step of the model failed ({type(error).__name__}); try again"
         for sequence in list(self._scheduler.running):
             self._finish(
@@ -339,7 +389,7 @@ class Engine:
             self._deliver_end(sequence, FinishReason.ERROR, error)
 
     def _allocate_probe_region(self) -> int:
-        start = self._cache.regions.allocate(_PROBE_TOKENS)
+        start = self._cache.regions.allocate(PROBE_TOKENS)
         if start is None:
             raise ServiceError(
                 f"a key/value store of {self._cache.regions.capacity} tokens is too small",
@@ -349,15 +399,15 @@ class Engine:
 
     def _probe(self, slot: int) -> bool:
         """Whether an adapter that was just loaded answers with finite logits. One short forward pass."""
-        stride = max(1, self._model.vocab_size // _PROBE_TOKENS)
         step = Step(
-            token_ids=[i * stride % self._model.vocab_size for i in range(_PROBE_TOKENS)],
-            positions=list(range(_PROBE_TOKENS)),
-            slots=[slot] * _PROBE_TOKENS,
-            spans=[Span(0, _PROBE_TOKENS, 0, self._probe_region)],
-            last_rows=list(range(_PROBE_TOKENS)),
+            token_ids=probe_ids(self._model.vocab_size),
+            sources=[-1] * PROBE_TOKENS,
+            positions=list(range(PROBE_TOKENS)),
+            slots=[slot] * PROBE_TOKENS,
+            spans=[Span(0, PROBE_TOKENS, 0, self._probe_region)],
+            last_rows=list(range(PROBE_TOKENS)),
         )
-        return bool(self._model.forward(step, self._cache, self._bank).isfinite().all())
+        return bool(self._forward.run(step).isfinite().all())
 
 
 def _num_processors() -> int:
@@ -368,11 +418,12 @@ def _num_processors() -> int:
 
 
 def _build_step(work: list[Work]) -> Step:
-    step = Step([], [], [], [], [])
+    step = Step()
     for item in work:
         sequence, count = item.sequence, item.num_tokens
         start = len(step.token_ids)
         step.token_ids.extend(sequence.pending_ids(count))
+        step.sources.extend([-1 if sequence.row is None else sequence.row] * count)
         step.positions.extend(range(sequence.num_computed, sequence.num_computed + count))
         step.slots.extend([sequence.slot] * count)
         step.spans.append(Span(start, count, sequence.num_computed, sequence.region_start))

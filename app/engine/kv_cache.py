@@ -42,7 +42,7 @@ class RegionAllocator:
 
 
 class KVCache:
-    """Key and value tensors, [layers][tokens, kv_heads, head_dim], and who owns which tokens."""
+    """Key and value tensors, [layers][tokens + 1, kv_heads, head_dim], and who owns which tokens."""
 
     def __init__(
         self,
@@ -54,7 +54,10 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (num_tokens, num_kv_heads, head_dim)
+        # One place more than is given out, where padding writes.
+        shape = (num_tokens + 1, num_kv_heads, head_dim)
+        self.spare_place = num_tokens
+        self.device = device
         self.regions = RegionAllocator(num_tokens)
         # Not zeros: on a CPU memory that nobody has written yet is not taken. Nothing unwritten is ever read.
         self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
@@ -66,4 +69,8 @@ class KVCache:
         """Stores keys and values [tokens, kv_heads, head_dim] at `positions` [tokens]; returns the layer's store."""
         self._keys[layer].index_copy_(0, positions, keys)
         self._values[layer].index_copy_(0, positions, values)
-        return self._keys[layer], self._values[layer]
+        return self.layer(layer)
+
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, [tokens + 1, kv_heads, head_dim]."""
+        return self._keys[number], self._values[number]

@@ -38,10 +38,12 @@ class BankedLinear(nn.Module):
         if foreign is None or self.num_adapters == 0:
             return y
         used = foreign.shape[-1]
-        hidden = x.flatten(0, -2) @ self.lora_a[:used].T  # [tokens, used columns]
+        # [tokens, used columns]
+        hidden = x.flatten(0, -2).to(self.lora_a.dtype) @ self.lora_a[:used].T
         # Filled, not multiplied: a neighbour's inf times 0 would be NaN.
         hidden.masked_fill_(foreign, 0)
-        return torch.addmm(y.flatten(0, -2), hidden, self.lora_b[:used]).view_as(y)
+        update = hidden @ self.lora_b[:used]
+        return y + update.view_as(y)
 
 
 class LoraBank:
@@ -52,9 +54,14 @@ class LoraBank:
     ) -> None:
         self.width = width
         self.dtype = dtype
+        self.device = device
         self.sites: dict[str, BankedLinear] = {}
         self.foreign: Tensor | None = None  # [tokens, used columns]; None: nobody needs an adapter
-        self._table = torch.zeros(num_slots + 1, width, dtype=torch.bool, device=device)
+        # [slots, width], True = this slot's column
+        self.table = torch.zeros(num_slots + 1, width, dtype=torch.bool, device=device)
+        # [2, slots], the first column of each and the end of its columns; without any: width and 0
+        self.bounds = torch.tensor([[width], [0]], dtype=torch.int32, device=device)
+        self.bounds = self.bounds.repeat(1, num_slots + 1)
         self._free_slots = list(range(num_slots, 0, -1))
         self._free_columns = list(range(width))
         self._columns: dict[int, list[int]] = {}  # slot -> its columns
@@ -79,7 +86,7 @@ class LoraBank:
         columns, self._free_columns = self._free_columns[:rank], self._free_columns[rank:]
         self._columns[slot], self._slot_sites[slot] = columns, []
         try:
-            index = torch.tensor(columns, device=self._table.device)
+            index = torch.tensor(columns, device=self.table.device)
             for name, (a, b) in weights.items():
                 site = self.sites[name]
                 site.num_adapters += 1
@@ -87,7 +94,8 @@ class LoraBank:
                 own = index[: a.shape[0]]  # a site may have a smaller rank than the largest
                 site.lora_a[own] = a.to(site.lora_a)
                 site.lora_b[own] = b.to(site.lora_b)
-            self._table[slot, index] = True
+            self.table[slot, index] = True
+            self._set_bounds(slot, columns[0], columns[-1] + 1)
         except RuntimeError:  # out of device memory
             self.unload(slot)
             raise
@@ -96,8 +104,9 @@ class LoraBank:
     def unload(self, slot: int) -> None:
         """Frees an adapter's columns. Call only when no running sequence uses it."""
         columns = self._columns.pop(slot)
-        index = torch.tensor(columns, device=self._table.device)
-        self._table[slot] = False
+        index = torch.tensor(columns, device=self.table.device)
+        self.table[slot] = False
+        self._set_bounds(slot, self.width, 0)
         for name in self._slot_sites.pop(slot):
             site = self.sites[name]
             # The next owner may not target this site, yet may use these columns in it.
@@ -107,11 +116,14 @@ class LoraBank:
         self._free_columns = sorted([*self._free_columns, *columns])
         self._free_slots.append(slot)
 
+    def _set_bounds(self, slot: int, begin: int, end: int) -> None:
+        self.bounds[:, slot] = torch.tensor([begin, end], dtype=torch.int32)
+
     def select(self, slots: list[int]) -> None:
         """Prepares a step: `slots` [tokens] says whose adapter each token uses."""
         if not any(slots):
             self.foreign = None
             return
         used = 1 + max(max(self._columns[slot]) for slot in set(slots) if slot)
-        index = torch.tensor(slots, device=self._table.device)
-        self.foreign = ~self._table[index, :used]
+        index = torch.tensor(slots, device=self.table.device)
+        self.foreign = ~self.table[index, :used]

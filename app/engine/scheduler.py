@@ -92,7 +92,9 @@ class Scheduler:
         step = []
         for sequence in self.running:
             num_tokens = sequence.num_pending
-            if not sequence.output_ids:
+            if sequence.num_outputs == sequence.params.max_new_tokens:
+                continue  # its last token is under way
+            if not sequence.num_outputs:
                 num_tokens = min(num_tokens, budget)
                 budget -= num_tokens
             if num_tokens:

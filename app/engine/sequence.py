@@ -47,11 +47,15 @@ class Sequence:
     streaming: bool = False  # an Update for every token, or one at the end
 
     output_ids: list[int] = field(default_factory=list)
-    num_computed: int = 0  # tokens whose keys and values are stored
+    num_computed: int = (
+        0  # tokens whose keys and values are stored, or will be by the steps under way
+    )
+    row: int | None = None  # of the newest step's result, while its newest token lies there alone
     slot: int = 0  # row of the LoRA bank's table
     region_start: int = 0  # where its keys and values lie
     waiting_since: float = 0.0
     cancelled: bool = False
+    is_over: bool = False  # it holds no place any more
 
     @property
     def max_tokens(self) -> int:
@@ -61,10 +65,17 @@ class Sequence:
     @property
     def num_pending(self) -> int:
         """Known tokens that the model has not seen yet: the rest of the prompt, or the newest token."""
-        return len(self.prompt_ids) + len(self.output_ids) - self.num_computed
+        return len(self.prompt_ids) + self.num_outputs - self.num_computed
+
+    @property
+    def num_outputs(self) -> int:
+        """Tokens that were chosen, with the one that is not known here yet."""
+        return len(self.output_ids) + (self.row is not None)
 
     def pending_ids(self, count: int) -> list[int]:
-        """The next `count` tokens for the model to read."""
+        """The next `count` tokens for the model to read; 0 for the one that is not known here yet."""
+        if self.row is not None:
+            return [0]
         if self.output_ids:
             return self.output_ids[-1:]
         return self.prompt_ids[self.num_computed : self.num_computed + count]

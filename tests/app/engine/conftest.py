@@ -1,10 +1,16 @@
 """One tiny model of each architecture, with its adapters, for all engine tests."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+# Before Triton is imported, where it is installed at all.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from core.adapters import AdapterVersion
 from tests.app.engine.harness import load_reference, make_adapter

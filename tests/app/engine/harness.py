@@ -12,9 +12,10 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-import app.engine.model as model_module
+import app.engine.loading as loading
 from app.engine.engine import Engine, EngineLimits
-from app.engine.model import BaseModel, load_base_model
+from app.engine.loading import load_base_model
+from app.engine.model import BaseModel
 from app.engine.sequence import SamplingParams, Sequence, Update
 from core.adapters import WEIGHTS_FILE, AdapterVersion, Seal, content_sha256
 from core.base_model import NF4_CONFIG
@@ -134,9 +135,9 @@ def start_engine(model: BaseModel, **limits: Any) -> Engine:
 def load_nf4(folder: Path, base_weights: str = "unpacked") -> BaseModel:
     """As the service loads it, in a form that rounds as the reference does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_module, "has_avx512bf16", lambda: False)
+        patch.setattr(loading, "has_avx512bf16", lambda: False)
         model = load_base_model(folder, device="cpu", base_weights=base_weights)
-    for module in model._model.modules():
+    for module in model.model.modules():
         without_avx512(module)
     return model
 

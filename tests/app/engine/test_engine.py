@@ -342,7 +342,7 @@ def test_a_listener_whose_event_loop_is_closed_harms_nobody(engine: Engine, tiny
 def test_a_failed_step_fails_its_sequences_and_the_next_are_served(
     engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = engine._model.forward
+    forward = engine._forward.run
     failures = iter([torch.OutOfMemoryError("no memory")])
 
     def fail_once(*args: object) -> torch.Tensor:
@@ -350,7 +350,7 @@ def test_a_failed_step_fails_its_sequences_and_the_next_are_served(
             raise error
         return forward(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine._model, "forward", fail_once)
+    monkeypatch.setattr(engine._forward, "run", fail_once)
     free = engine.stats().num_free_cache_tokens
     request = make_request(PROMPT)
     engine.submit(request.sequence)

@@ -7,7 +7,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 
-from app.engine.model import load_base_model
+from app.engine.loading import load_base_model
 from benchmarks.random_model import make_phi3_mini
 from core.base_model import EMBEDDED
 from core.errors import ServiceError
@@ -22,15 +22,15 @@ def test_any_checkpoint_comes_up_in_nf4(
 ) -> None:
     folder = make_tiny_model(tmp_path, architecture, quantized=quantized, dtype=torch.bfloat16)
     model = load_base_model(folder, device="cpu")
-    layers = [m for m in model._model.modules() if isinstance(m, Linear4bit)]
+    layers = [m for m in model.model.modules() if isinstance(m, Linear4bit)]
     assert layers
     for layer in layers:
         assert layer.weight.quant_state.quant_type == "nf4"
         assert layer.weight.quant_state.nested, "no double quantisation"
         assert layer.compute_dtype == torch.float32
-    floats = {p.dtype for p in model._model.parameters() if p.is_floating_point()}
+    floats = {p.dtype for p in model.model.parameters() if p.is_floating_point()}
     assert floats == {torch.float32}
-    assert not any(p.requires_grad for p in model._model.parameters())
+    assert not any(p.requires_grad for p in model.model.parameters())
 
 
 def test_unpacked_weights_are_what_the_packed_ones_multiply_with(tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_unpacked_weights_are_what_the_packed_ones_multiply_with(tmp_path: Path)
     packed = load_base_model(folder, device="cpu", base_weights="packed")
     unpacked = load_nf4(folder)
     name = "model.layers.1.mlp.down_proj"
-    layer = packed._model.get_submodule(name)
-    plain = unpacked._model.get_submodule(name)
+    layer = packed.model.get_submodule(name)
+    plain = unpacked.model.get_submodule(name)
     assert isinstance(layer, Linear4bit)
     assert isinstance(plain, nn.Linear)
     assert not isinstance(plain, Linear4bit)

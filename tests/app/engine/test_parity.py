@@ -55,11 +55,11 @@ def test_batched_equals_one_by_one_equals_peft(
 
 
 @pytest.mark.parametrize("sliding_window", [None, 16])
-@pytest.mark.parametrize("batch_decode", [False, True], ids=["alone", "together"])
-def test_every_way_to_attend_equals_peft(
-    tmp_path_factory: pytest.TempPathFactory, sliding_window: int | None, batch_decode: bool
+@pytest.mark.parametrize("has_decoder", [True, False], ids=["own decoder", "model's code"])
+def test_both_forward_passes_equal_peft(
+    tmp_path_factory: pytest.TempPathFactory, sliding_window: int | None, has_decoder: bool
 ) -> None:
-    """`together` is what a GPU does; a window of 16 is passed in the prompt and in the answer."""
+    """A window of 16 is passed in the prompt and in the answer."""
     folder = tmp_path_factory.mktemp("attend")
     make_tiny_model(folder / "base", "phi3")
     config = json.loads((folder / "base" / "config.json").read_text())
@@ -71,8 +71,10 @@ def test_every_way_to_attend_equals_peft(
     prompts = [[rng.randrange(10, 12_000) for _ in range(n)] for n in (3, 14, 16, 17, 40, 90)]
     expected = [peft_greedy(reference, p, adapter, 20) for p in prompts]
     base = load_unquantised(folder / "base")
-    base.batch_decode = batch_decode
     engine = start_engine(base)
+    assert engine.way == "own decoder"
+    if not has_decoder:
+        engine._forward._decoder = None
     try:
         requests = [make_request(p, adapter, max_new_tokens=20) for p in prompts]
         engine.submit(*(r.sequence for r in requests))
@@ -87,3 +89,34 @@ def test_adapters_change_the_answers(tmp_path_factory: pytest.TempPathFactory) -
     prompt = [100, 200, 300]
     answers = [peft_greedy(tiny.reference, prompt, a, NUM_NEW) for a in [None, *tiny.adapters]]
     assert len({tuple(a) for a in answers}) == len(answers)
+
+
+def test_a_step_ahead_gives_the_same_tokens(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A GPU is given its next step before the tokens of the last are known; here on the CPU."""
+    tiny = make_tiny(tmp_path_factory.mktemp("ahead"), "llama", nf4=True)
+    rng = random.Random(2)
+    cases = []
+    for i in range(NUM_REQUESTS):
+        prompt = [rng.randrange(10, 12_000) for _ in range(rng.choice([1, 7, 65, 150]))]
+        cases.append((prompt, tiny.adapters[i % 3], rng.randrange(1, 12)))
+    expected = [peft_greedy(tiny.reference, *case) for case in cases]
+    stops = [answer[-1:] if i % 3 == 0 else [] for i, answer in enumerate(expected)]
+    engine = start_engine(load_nf4(tiny.folder), max_running=7)
+    engine._forward.is_asynchronous = True
+    try:
+        requests = [
+            make_request(p, a, max_new_tokens=20 if stop else n, stop=stop)
+            for (p, a, n), stop in zip(cases, stops, strict=True)
+        ]
+        drawn = make_request([5, 6, 7], None, max_new_tokens=15, temperature=1.0, seed=1)
+        engine.submit(*(r.sequence for r in requests), drawn.sequence)
+        num_chosen = 15
+        for request, answer, stop in zip(requests, expected, stops, strict=True):
+            num_chosen += answer.index(stop[0]) + 1 if stop else len(answer)
+            kept = answer[: answer.index(stop[0])] if stop else answer
+            assert request.result().token_ids == kept
+        assert len(drawn.result().token_ids) == 15
+        assert engine.stats().num_free_cache_tokens == 4096 - 8
+        assert engine.stats().num_generated_tokens == num_chosen
+    finally:
+        engine.stop()

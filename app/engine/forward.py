@@ -1,0 +1,137 @@
+"""One forward pass in the fastest way that gives this model's answer: CUDA graphs, our own decoder, or its own code."""
+
+import logging
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from app.engine.decoder import Decoder, UnknownLayersError
+from app.engine.kv_cache import KVCache
+from app.engine.lora_bank import LoraBank
+from app.engine.model import BaseModel
+from app.engine.operations import Batch, Operations
+from app.engine.step import Span, Step
+
+_HAS_TRITON = find_spec("triton") is not None  # it comes with torch for GPUs
+if _HAS_TRITON:
+    from app.engine.graphs import DecoderGraphs
+    from app.engine.kernels import Kernels
+
+logger = logging.getLogger(__name__)
+
+PROBE_TOKENS = 8
+# Largest ||own - model's|| / ||model's|| of the probe's logits: rounding stays below it, a mistake does not.
+_TOLERANCE = {torch.float32: 1e-3}
+_HALF_TOLERANCE = 0.05
+
+
+class Forward:
+    """Owned by the engine's thread once it is made."""
+
+    def __init__(
+        self,
+        model: BaseModel,
+        bank: LoraBank,
+        cache: KVCache,
+        *,
+        probe_region: int,
+        max_tokens: int,
+        max_rows: int,
+    ) -> None:
+        """`probe_region`: where PROBE_TOKENS places of the cache may be written. A step has at most `max_tokens`, of
+        which at most `max_rows` yield a new one.
+        """
+        self._model = model
+        self._bank = bank
+        self._cache = cache
+        # Whether a step may be asked for before the tokens of the one before it are known here.
+        self.is_asynchronous = model.device.type == "cuda"
+        self._graphs: DecoderGraphs | None = None
+        self._operations, self._decoder = self._choose_way(_probe(probe_region, model.vocab_size))
+        if _HAS_TRITON and self._decoder is not None and isinstance(self._operations, Kernels):
+            self._graphs = DecoderGraphs(
+                self._decoder,
+                self._operations,
+                cache,
+                max_tokens=max_tokens,
+                max_rows=max(max_rows, PROBE_TOKENS),
+            )
+        logger.info("forward pass: %s", self.way)
+
+    @property
+    def way(self) -> str:
+        """In words, for operators."""
+        if self._graphs is not None:
+            return "own decoder, CUDA graphs"
+        code = "the model's own code" if self._decoder is None else "own decoder"
+        return code if type(self._operations) is Operations else f"{code}, Triton kernels"
+
+    @torch.inference_mode()
+    def run(self, step: Step, carried: Tensor | None = None) -> Tensor:
+        """-> logits [step.last_rows, vocabulary] in float32.
+
+        `carried` [rows]: token ids that the step before chose, which `step.sources` refers to.
+        """
+        if self._graphs is not None:
+            return self._graphs.run(step, carried).float()
+        token_ids = torch.tensor(step.token_ids, dtype=torch.long, device=self._model.device)
+        if carried is not None:
+            sources = torch.tensor(step.sources, dtype=torch.long, device=self._model.device)
+            token_ids = torch.where(sources < 0, token_ids, carried[sources].clamp(min=0))
+        batch = self._operations.prepare(step, token_ids, self._bank)
+        return self._forward(batch, self._operations, self._decoder).float()
+
+    @torch.no_grad()  # not inference mode: what is fused here is written to at every load
+    def _choose_way(self, probe: Step) -> tuple[Operations, Decoder | None]:
+        """The fastest that can be had here and answers as the model's own code in plain torch does."""
+        operations, decoder = Operations(), None
+        token_ids = torch.tensor(probe.token_ids, device=self._model.device)
+        batch = operations.prepare(probe, token_ids, self._bank)
+        expected, attention = self._model.forward(batch, self._cache, operations)
+        try:
+            own = Decoder(self._model.model, attention)
+            if self._is_right(own.forward(batch, self._cache, operations), expected):
+                decoder = own
+        except UnknownLayersError as error:
+            logger.info("this model runs in its own code: %s", error)
+        if not self.is_asynchronous or not _HAS_TRITON:
+            return operations, decoder
+        try:
+            kernels = Kernels(self._bank)
+            batch = kernels.prepare(probe, token_ids, self._bank)
+            if self._is_right(self._forward(batch, kernels, decoder), expected):
+                return kernels, decoder
+        except Exception:  # no compiler, an old device: whatever it is, plain torch serves
+            logger.exception("no Triton kernels")
+        return operations, decoder
+
+    def _forward(self, batch: Batch, operations: Operations, decoder: Decoder | None) -> Tensor:
+        if decoder is not None:
+            return decoder.forward(batch, self._cache, operations)
+        return self._model.forward(batch, self._cache, operations)[0]
+
+    def _is_right(self, logits: Tensor, expected: Tensor) -> bool:
+        error = float((logits.float() - expected.float()).norm() / expected.float().norm())
+        is_right = error < _TOLERANCE.get(self._bank.dtype, _HALF_TOLERANCE)
+        if not is_right:
+            logger.warning("a faster forward pass answers otherwise than the model: %.2g", error)
+        return is_right
+
+
+def _probe(region: int, vocab_size: int) -> Step:
+    """Two sequences that fit into PROBE_TOKENS places."""
+    spans = [Span(0, 5, 0, region), Span(5, 3, 0, region + 5)]
+    return Step(
+        token_ids=probe_ids(vocab_size),
+        sources=[-1] * PROBE_TOKENS,
+        positions=[0, 1, 2, 3, 4, 0, 1, 2],
+        slots=[0] * PROBE_TOKENS,
+        spans=spans,
+        last_rows=list(range(PROBE_TOKENS)),
+    )
+
+
+def probe_ids(vocab_size: int) -> list[int]:
+    """PROBE_TOKENS ids, spread over the vocabulary."""
+    return [i * max(1, vocab_size // PROBE_TOKENS) % vocab_size for i in range(PROBE_TOKENS)]

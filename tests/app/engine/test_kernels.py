@@ -1,0 +1,176 @@
+"""Triton kernels against their reference, for both ways to lay out a layer; on a GPU, or in Triton's interpreter."""
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("triton")
+
+from app.engine.kernels import Kernels
+from app.engine.lora_bank import LoraBank
+from app.engine.operations import Batch, Operations
+from app.engine.projection import Projection
+from app.engine.step import Span, Step
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+HIDDEN, NUM_HEADS, HEAD_DIM, NUM_PLACES = 40, 4, 24, 120
+RANKS = (3, 30, 8)
+
+
+class Case:
+    """A step of two prompts (one in its second chunk) and single tokens, over three adapters and the base."""
+
+    def __init__(self, sizes: list[int], *, has_adapters: bool = True, width: int = 48) -> None:
+        torch.manual_seed(0)
+        self.bank = LoraBank(width=width, num_slots=4, dtype=torch.float32, device=DEVICE)
+        self.projection = Projection(
+            [
+                self.bank.wrap(f"s{i}", nn.Linear(HIDDEN, size, bias=i == 0, device=DEVICE))
+                for i, size in enumerate(sizes)
+            ]
+        )
+        slots = [
+            self.bank.load(
+                rank,
+                {
+                    name: (torch.randn(rank, HIDDEN), torch.randn(rank, site.base.out_features))
+                    for name, site in self.bank.sites.items()
+                },
+            )
+            for rank in ((width - 50, *RANKS) if width > 128 else RANKS)
+        ][-3:]
+        spans = [Span(0, 20, 0, 0), Span(20, 1, 16, 30), Span(21, 3, 18, 50), Span(24, 1, 0, 75)]
+        owners = [slots[0], 0, slots[1], slots[2]] if has_adapters else [0] * 4
+        step = Step(
+            token_ids=[0] * 25,
+            sources=[-1] * 25,
+            positions=[p for s in spans for p in range(s.position, s.num_keys)],
+            slots=[o for s, o in zip(spans, owners, strict=True) for _ in range(s.length)],
+            spans=spans,
+            last_rows=[19, 20, 23, 24],
+        )
+        ids = torch.zeros(25, dtype=torch.long, device=DEVICE)
+        self.reference = Operations()
+        self.kernels = Kernels(self.bank)
+        self.batch = self.reference.prepare(step, ids, self.bank)
+        self.packed = self.kernels.prepare(step, ids, self.bank)
+        self.x = torch.randn(25, HIDDEN, device=DEVICE)
+
+    def z(self, operations: Operations, batch: Batch) -> torch.Tensor:
+        return operations.project(self.projection, self.x, batch)
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device=DEVICE)
+
+
+@pytest.mark.parametrize(("has_adapters", "width"), [(True, 48), (True, 300), (False, 48)])
+@pytest.mark.parametrize("size", [70, 71])
+def test_add(size: int, has_adapters: bool, width: int) -> None:
+    case = Case([size], has_adapters=has_adapters, width=width)
+    residual = random(25, size)
+    expected = case.reference.add(
+        residual.clone(), case.z(case.reference, case.batch), case.projection, case.batch
+    )
+    z = case.z(case.kernels, case.packed)
+    torch.testing.assert_close(
+        case.kernels.add(residual.clone(), z, case.projection, case.packed),
+        expected,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    # The formula itself, for one token of the widest adapter.
+    update = nn.functional.linear(case.x[21], case.projection.sites[0].base.weight)
+    assert (expected[21] - residual[21] - update).abs().max() > 1 or not has_adapters
+
+
+@pytest.mark.parametrize("has_adapters", [True, False])
+@pytest.mark.parametrize("sizes", [[140], [70, 70]], ids=["one site", "two sites"])
+def test_gate(sizes: list[int], has_adapters: bool) -> None:
+    case = Case(sizes, has_adapters=has_adapters)
+    expected = case.reference.gate(
+        case.z(case.reference, case.batch), case.projection, case.batch, torch.float32
+    )
+    z = case.z(case.kernels, case.packed)
+    actual = case.kernels.gate(z, case.projection, case.packed, torch.float32)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("has_adapters", [True, False])
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+@pytest.mark.parametrize("is_separate", [False, True], ids=["one site", "three sites"])
+def test_rotate_and_store(is_separate: bool, num_kv_heads: int, has_adapters: bool) -> None:
+    sizes = [n * HEAD_DIM for n in (NUM_HEADS, num_kv_heads, num_kv_heads)]
+    case = Case(sizes if is_separate else [sum(sizes)], has_adapters=has_adapters)
+    angles = random(25, HEAD_DIM // 2)
+    rotary = angles.cos(), angles.sin()
+    results = []
+    for operations, batch in ((case.reference, case.batch), (case.kernels, case.packed)):
+        keys = torch.zeros(NUM_PLACES, num_kv_heads, HEAD_DIM, device=DEVICE)
+        values = torch.zeros_like(keys)
+        query = operations.rotate_and_store(
+            case.z(operations, batch), case.projection, batch, rotary, keys, values, NUM_HEADS
+        )
+        results.append((query, keys, values))
+    for actual, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert results[0][1][30 + 16].any()
+    assert not results[0][1][30 + 17].any()
+
+
+@pytest.mark.parametrize("sliding_window", [None, 5, 17])
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_attend(num_kv_heads: int, sliding_window: int | None) -> None:
+    case = Case([70])
+    query = random(25, NUM_HEADS, HEAD_DIM)
+    # What no sequence has written must not count, whatever it holds.
+    keys = torch.full((NUM_PLACES, num_kv_heads, HEAD_DIM), float("nan"), device=DEVICE)
+    values = keys.clone()
+    assert case.batch.spans
+    for span in case.batch.spans:
+        own = slice(span.region_start, span.region_start + span.num_keys)
+        keys[own], values[own] = (random(span.num_keys, num_kv_heads, HEAD_DIM) for _ in range(2))
+    arguments = query, keys, values
+    expected = case.reference.attend(*arguments, case.batch, 0.3, sliding_window)
+    actual = case.kernels.attend(*arguments, case.packed, 0.3, sliding_window)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_normalise() -> None:
+    case = Case([70])
+    weight = random(HIDDEN)
+    torch.testing.assert_close(
+        case.kernels.normalise(case.x, weight, 1e-5), case.reference.normalise(case.x, weight, 1e-5)
+    )
+
+
+def test_a_neighbours_infinity_cannot_pass() -> None:
+    case = Case([70])
+    z = case.z(case.kernels, case.packed)
+    z[20:24, 70:] = float("inf")
+    assert case.packed.own is not None
+    assert case.packed.bounds is not None
+    case.packed.own[21:24] = case.packed.own[0]
+    case.packed.bounds[:, 21:24] = case.packed.bounds[:, :1]
+    out = case.kernels.add(random(25, 70), z, case.projection, case.packed)
+    assert torch.isfinite(out[:21]).all()
+    assert torch.isfinite(out[24]).all()
+    assert not torch.isfinite(out[21:24]).any(), "the neighbours were not wild after all"
+
+
+def test_padding_writes_only_to_the_spare_place() -> None:
+    """A packed step that is longer than its tokens, as CUDA graphs have it."""
+    case = Case([3 * NUM_HEADS * HEAD_DIM])
+    step = Step([0], [-1], [2], [0], [Span(0, 1, 2, 7)], [0])
+    packed = torch.tensor(step.pack(25, NUM_PLACES - 1, 16), dtype=torch.int32, device=DEVICE)
+    batch = case.kernels.as_batch(packed, packed[0], 1, has_adapters=True)
+    keys = torch.zeros(NUM_PLACES, NUM_HEADS, HEAD_DIM, device=DEVICE)
+    values = torch.zeros_like(keys)
+    rotary = random(25, HEAD_DIM // 2), random(25, HEAD_DIM // 2)
+    z = case.z(case.kernels, batch)
+    query = case.kernels.rotate_and_store(
+        z, case.projection, batch, rotary, keys, values, NUM_HEADS
+    )
+    written = keys.flatten(1).any(1).nonzero().flatten().tolist()
+    assert written == [9, NUM_PLACES - 1]
+    case.kernels.attend(query, keys, values, batch, 0.3, None)
