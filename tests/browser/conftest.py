@@ -39,6 +39,8 @@ def service(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def page(browser: Browser, service: Service) -> Iterator[Page]:
     """An empty tab that knows nothing of earlier ones. A script that fails, fails the test."""
+    if not service.is_running:  # a test that failed between stop and start
+        service.start()
     context = browser.new_context(locale="en-GB", base_url=service.url)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()

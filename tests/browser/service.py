@@ -45,6 +45,10 @@ class Service:
             )
         wait_until(self._is_ready, _START_S, "the service is not ready")
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def stop(self) -> None:
         assert self._process
         self._process.send_signal(signal.SIGINT)

@@ -25,13 +25,15 @@ def test_the_server_restarts_in_the_middle(page: Page, service: Service) -> None
     other = page.context.new_page()
     other.goto("#/translate")
     service.stop()
-    expect(page.get_by_text("The connection was lost; the job goes on.")).to_be_visible()
+    expect(
+        page.locator("main").get_by_text("The connection was lost; the job goes on.")
+    ).to_be_visible()
     other.get_by_role("link", name="Jobs").click()
     expect(other.get_by_text("No connection to the server")).to_be_visible()
     service.start()
     expect(other.get_by_text("No connection to the server")).to_be_hidden()
     expect(other.get_by_role("row", name="restarted")).to_be_visible()
-    expect(page.get_by_text("The connection was lost")).to_be_hidden()
+    expect(page.locator("main").get_by_text("The connection was lost")).to_be_hidden()
     before = last_step(service, job)
     wait_until(lambda: last_step(service, job) != before, TIMEOUT_MS / 1000, "it does not go on")
     wait_until(  # the same page, with no reload
@@ -60,6 +62,26 @@ def test_the_list_follows_and_filters(page: Page, service: Service) -> None:
     expect(page.locator(".log")).to_contain_text("step 1 of")
     service.client.post(f"/jobs/{job}/cancel")
     expect(page.locator("h1 .status")).to_have_text("cancelled")
+
+
+def test_a_job_is_paused_and_resumed_and_what_it_learnt_is_kept(
+    page: Page, service: Service
+) -> None:
+    job = service.train("halted", ROWS, num_train_epochs=500)
+    page.goto(f"#/jobs/{job}")
+    plot = page.get_by_role("slider", name="Loss").first
+    expect(plot).to_have_attribute("aria-valuemax", SEVERAL)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("h1 .status")).to_have_text("paused")
+    paused_at = last_step(service, job)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("h1 .status")).to_have_text("running")
+    wait_until(lambda: last_step(service, job) > paused_at, TIMEOUT_MS / 1000, "it does not go on")
+    page.get_by_role("button", name="Cancel job").click()
+    page.get_by_label("Judge and publish").check()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
+    expect(page.get_by_role("link", name="Translate with it")).to_be_visible()
+    assert service.get("/adapters/halted")["versions"] == [1]
 
 
 def test_the_curve_can_be_read_zoomed_and_smoothed(page: Page, service: Service) -> None:

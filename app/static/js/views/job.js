@@ -15,7 +15,7 @@ const LOG_MS = 3_000;
 const LOG_LINES = 200;
 const REFRESH_MS = 250;
 const CAN = {
-  pause: new Set(["running"]),
+  pause: new Set(["queued", "preparing", "running"]),
   resume: new Set(["paused"]),
   cancel: new Set(["queued", "preparing", "running", "pausing", "paused", "evaluating"]),
   delete: ENDED,
@@ -127,6 +127,8 @@ class JobView {
     replace(this.figures,
       figure("step", p.total_steps ? [`${number(p.step)} / ${number(p.total_steps)}`,
         running && h("progress", { max: 100, value: p.percent, "aria-label": t("figure.step") })] : "–"),
+      job.queue_position && figure("queue", number(job.queue_position)),
+      job.expected_start && figure("starts", date(job.expected_start)),
       running && p.eta_seconds !== null && figure("eta", duration(p.eta_seconds)),
       job.finished_at && job.started_at && figure("took", duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000)),
       figure("loss", number(last?.loss, 3)),
@@ -141,7 +143,7 @@ class JobView {
     const { job } = this;
     const button = (name, act, style = "button") => CAN[name].has(job.status)
       && h(style, { type: "button", onclick: act }, t(`job.${name}`));
-    const done = job.status === "succeeded" && job.adapter_version;
+    const done = ENDED.has(job.status) && job.adapter_version;
     const ref = `${job.adapter}@${job.adapter_version}`;
     return h("p.actions", {},
       done && h("a.button.primary", { href: address(["translate"], { with: ref }) }, t("job.try")),
@@ -149,12 +151,20 @@ class JobView {
       done && job.evaluation && !job.evaluation.promoted
         && h("button", { type: "button", onclick: () => makeCurrent(job.adapter, job.adapter_version, () => this.#refreshSoon()) }, t("job.promote")),
       button("pause", () => this.#act("pause")), button("resume", () => this.#act("resume"), "button.primary"),
-      button("cancel", () => modal(t("job.cancel.title"), h("p", {}, t("job.cancel.text")), t("job.cancel"), () => this.#post("cancel"), { danger: true })),
+      button("cancel", () => this.#askToCancel()),
       button("delete", () => modal(t("job.delete.title"), h("p", {}, t("job.delete.text")), t("job.delete"), async () => {
         await del(this.path);
         toast(t("job.deleted"));
         location.hash = address(["jobs"]);
       }, { danger: true }), "button.quiet"));
+  }
+
+  #askToCancel() {
+    const publish = h("input", { type: "checkbox" });
+    modal(t("job.cancel.title"), [
+      h("p", {}, t("job.cancel.text")),
+      this.job.progress.step > 0 && h("label.check", {}, publish, t("job.cancel.publish")),
+    ], t("job.cancel"), () => this.#post("cancel", { publish: publish.checked }), { danger: true });
   }
 
   async #act(name) {
@@ -165,8 +175,8 @@ class JobView {
     }
   }
 
-  async #post(name) {
-    this.job = { ...(await post(`${this.path}/${name}`, {})), loss_curve: this.job.loss_curve };
+  async #post(name, body = {}) {
+    this.job = { ...(await post(`${this.path}/${name}`, body)), loss_curve: this.job.loss_curve };
     this.#show();
   }
 

@@ -61,7 +61,8 @@ function table(jobs) {
 
 export const statusTag = (status) => h(`span.status.${status}`, {}, t(`status.${status}`));
 
-function progress({ progress: p, status }) {
+function progress({ progress: p, status, queue_position: place }) {
+  if (place) return h("span.hint", {}, t("jobs.place", { place }));
   if (!p.total_steps) return "";
   const left = !ENDED.has(status) && p.eta_seconds ? ` · ${t("job.left", { time: duration(p.eta_seconds) })}` : "";
   return [h("progress", { max: 100, value: p.percent, "aria-label": t("jobs.progress") }),

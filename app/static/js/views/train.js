@@ -1,7 +1,7 @@
 // From a file to a started job: the file, its columns and faults, what is learnt from it, the settings, the start.
 
 import { get, post } from "../api.js";
-import { field, h, replace } from "../dom.js";
+import { field, h, replace, select } from "../dom.js";
 import { languageName, t } from "../i18n.js";
 import { busy, problemBox } from "../notices.js";
 import { address, draft, keepDraft, note } from "../store.js";
@@ -37,6 +37,7 @@ class TrainView {
     Object.assign(this, { adapters, jobs, signal });
     this.kept = { adapter: "", source: "", target: "", config: {}, keys: {}, ...draft(DRAFT) };
     this.adopted = {};
+    this.priorities = schema.components.schemas.Priority.enum;
     this.upload = new UploadPanel({ signal, onDataset: (found) => this.#use(found) });
     this.preview = new PreviewPanel(signal);
     this.form = new ConfigForm(schema, this.kept.config, (config) => this.#keep({ config }));
@@ -76,6 +77,9 @@ class TrainView {
     this.nameField = field(t("train.adapter"), this.name, t("train.adapter.hint"));
     this.sourceField = field(t("train.source"), this.source, t("train.language.hint"));
     this.targetField = field(t("train.target"), this.target, t("train.language.hint"));
+    this.priority = select(this.priorities.map((value) => ({ value, label: t(`priority.${value}`) })), this.kept.priority ?? "normal", {
+      onchange: () => this.#keep({ priority: this.priority.value }),
+    });
     this.nameNote = h("p.hint.strong");
     this.estimate = h("p.estimate", { role: "status" });
     this.fault = h("div");
@@ -85,7 +89,7 @@ class TrainView {
       h("datalist", { id: "language-tags" }, LANGUAGE_TAGS.map((tag) => h("option", { value: tag }, languageName(tag)))),
       h("datalist", { id: "adapter-names" }, this.adapters.map((a) => h("option", { value: a.name }))),
       h("div.fields", {}, this.nameField, this.sourceField, this.targetField), this.nameNote,
-      this.form.element, this.estimate, this.fault,
+      this.form.element, h("div.fields", {}, field(t("train.priority"), this.priority, t("train.priority.hint"))), this.estimate, this.fault,
       h("p.actions", {}, this.start, h("span.hint", {}, t("train.start.hint"))));
   }
 
@@ -143,7 +147,7 @@ class TrainView {
       return;
     }
     if (!this.form.check()) return;
-    const body = { dataset_id: this.dataset.id, adapter, config: this.#config() };
+    const body = { dataset_id: this.dataset.id, adapter, priority: this.priority.value, config: this.#config() };
     this.start.disabled = true;
     replace(this.fault, busy(t("train.starting")));
     try {
