@@ -113,6 +113,8 @@ def _add_errors(operation: dict[str, Any], path: str, method: str) -> None:
         statuses |= {404}
     if "requestBody" in operation:
         statuses |= {400, 404, 413, 415, 422}
+    if path.endswith("/preview"):
+        statuses |= {400}  # its `adapter_config` is JSON
     if path.endswith(_CONFLICTING.get(method, ())):
         statuses |= {409}
     if is_openai and 422 in statuses:
