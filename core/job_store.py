@@ -11,6 +11,7 @@ changes with every claim and every sweep, so a worker that was given up can no l
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
@@ -41,6 +42,7 @@ _ALL = "dragoman:jobs"
 _OPEN = "dragoman:jobs:open"
 _QUEUES = "dragoman:jobs:queue:"
 _DURATIONS = "dragoman:jobs:durations"
+_SERVING = "dragoman:serving"
 _DEVICES = ("auto", "cpu", "cuda")
 _NUM_DURATIONS = 20
 _RESEND_AFTER_S = 5.0
@@ -262,13 +264,24 @@ class JobStore:
         if not queued:
             return {}
         durations: Any = self._redis.lrange(_DURATIONS, 0, -1)
-        running = [self.get(i) for i in self._open_ids()]
+        running: list[Job] = []
+        for job_id in self._open_ids():
+            with suppress(NotFoundError):  # deleted meanwhile
+                running.append(self.get(job_id))
         return forecast(
             [job_id for _, job_id in sorted(queued)],
             [job for job in running if job.status in CLAIMED],
             [float(seconds) for seconds in durations],
             now=datetime.now(UTC),
         )
+
+    def tell_serving(self, for_s: float) -> None:
+        """Requests are running now, and may be for `for_s` seconds."""
+        self._redis.set(_SERVING, 1, px=int(for_s * 1000))
+
+    def is_serving(self) -> bool:
+        """Whether a server has told within its time that requests are running."""
+        return bool(self._redis.exists(_SERVING))
 
     def _open_ids(self) -> list[str]:
         return [str(i) for i in self._redis.smembers(_OPEN)]

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from worker.tasks import connect_store, train
 logger = logging.getLogger(__name__)
 
 _LONGEST_SWEEP_S = 10.0
+_stopping = threading.Event()
 _VOLUME_SWEEP_S = 600.0
 
 
@@ -43,7 +45,9 @@ def create_worker(settings: Settings) -> Celery:
     @queue.task(name=TRAIN_TASK)  # type: ignore[untyped-decorator]
     def _train(job_id: str) -> None:
         # The message says that there is a job more, and not which one is next: priorities and pauses are records.
-        train(settings, device)
+        # The job that a stopping worker has handed back may reach it again, in a child that it forks then.
+        if not _stopping.is_set():
+            train(settings, device)
 
     store, volume = connect_store(settings), Volume(settings.data_dir)
 
@@ -65,6 +69,8 @@ def create_worker(settings: Settings) -> Celery:
 
 def sweep_jobs(queue: Celery, store: JobStore) -> None:
     """Takes jobs from dead workers and sends what waits without a message. The server does the same."""
+    if _stopping.is_set():
+        return
     try:
         for job_id in store.sweep():
             send_training(queue, job_id, store.get(job_id).config.device)
@@ -87,6 +93,7 @@ def _stop_children(**_: Any) -> None:
 
     SIGTERM makes it hand its job back at the next step (see worker.tasks).
     """
+    _stopping.set()
     for child in active_children():
         os.kill(child.pid, signal.SIGTERM)
 

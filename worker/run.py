@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal, TypeVar
 
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
 from core.adapters import AdapterRegistry, AdapterVersion
 from core.base_model import locate_base_model
@@ -29,6 +29,7 @@ from worker.dataset import TrainingData, build_training_data
 from worker.evaluation import Rival, ask_current, evaluate, find_current
 from worker.generation import Generator, Way
 from worker.lease import JobCancelledError, LeaseKeeper
+from worker.memory import check_memory, limit_memory
 from worker.publisher import Publisher, eos_token_ids, round_lora
 from worker.resolve import resolve_config
 from worker.split import Split, split_rows
@@ -40,6 +41,7 @@ from worker.training import (
     load_base,
     run_training,
 )
+from worker.turns import ServingFirst
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class _Attempt:
         if self._lease.ends_early and start is None:
             raise JobCancelledError(job.id)  # nothing was learnt that could be published
         model, result = self._train(precision, config, material, start)
-        self._warn(*_of_learning(result))
+        self._warn(*_of_learning(result, config))
         round_lora(model, result)
         stop_token_ids = material.renderer.stop_token_ids(eos_token_ids(model))
         way = Way(material.renderer, frozenset(stop_token_ids))
@@ -192,6 +194,17 @@ class _Attempt:
             eval_dataset=material.eval_data.dataset if material.eval_data else None,
             ends_early=lambda: self._lease.ends_early,
         )
+        callbacks: list[TrainerCallback] = [checkpointer, callback]
+        if self._settings.device_policy == "wait":
+            callbacks.append(ServingFirst(self._store, self._lease))
+        check_memory(
+            config,
+            self._base_folder,
+            precision,
+            self._settings,
+            num_longest=max(material.data.dataset["length"]),
+        )
+        limit_memory(precision, self._settings)
         model = load_base(self._base_folder, precision, config.quantization)
         logger.info("the base model is loaded on %s in %s", precision.device, precision.dtype)
         with TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=self._folder) as scratch:
@@ -202,7 +215,7 @@ class _Attempt:
                 config,
                 precision=precision,
                 output_dir=Path(scratch),
-                callbacks=[checkpointer, callback],
+                callbacks=callbacks,
                 base_folder=self._base_folder,
                 eval_data=material.eval_data,
             )
@@ -282,7 +295,13 @@ def _of_length(data: TrainingData, config: JobConfig) -> Iterator[str]:
         )
 
 
-def _of_learning(result: TrainingResult) -> Iterator[str]:
+def _of_learning(result: TrainingResult, config: JobConfig) -> Iterator[str]:
+    asked = config.training.per_device_train_batch_size
+    if result.batch_size < asked:
+        yield (
+            f"training.per_device_train_batch_size: {asked} was asked for, {result.batch_size} is "
+            "used: memory allows no more"
+        )
     if not result.has_learnt:
         yield (
             f"the loss did not fall ({result.first_loss:.2f} at first, {result.final_loss:.2f} at "

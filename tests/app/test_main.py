@@ -57,6 +57,47 @@ def test_an_open_stream_of_events_does_not_hold_up_the_end(tmp_path: Path, redis
             server.kill()
 
 
+def test_a_stopping_server_finishes_and_refuses(tmp_path: Path, redis_url: str) -> None:
+    port = claim_port("127.0.0.1", 0)
+    env = {
+        "DRAGOMAN_DATA_DIR": str(tmp_path),
+        "DRAGOMAN_REDIS_URL": redis_url,
+        "DRAGOMAN_PORT": str(port),
+        "DRAGOMAN_STOP_GRACE_S": "60",
+        "DRAGOMAN_NUM_THREADS": "1",
+    }
+    url = f"http://127.0.0.1:{port}"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "app.main"], cwd=ROOT, env=os.environ | env
+        ) as server,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        try:
+            deadline = time.monotonic() + 60
+            while not _is_ready(client):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            long = {"q": "Once upon a time", "adapter": "base", "max_new_tokens": 1000}
+            long |= {"temperature": 5.0, "seed": 1, "stream": True}
+            with client.stream("POST", "/translate", json=long) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                server.send_signal(signal.SIGTERM)
+                refused = httpx.get(f"{url}/languages")
+                while refused.status_code == httpx.codes.OK:  # it has not heard the signal yet
+                    refused = httpx.get(f"{url}/languages")
+                assert refused.status_code == 503
+                assert refused.json()["code"] == "stopping"
+                assert refused.headers["Retry-After"]
+                assert httpx.get(f"{url}/ready").status_code == 503
+                assert httpx.get(f"{url}/health").status_code == 200
+                assert "event: done" in list(lines), "what was begun is finished"
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+
+
 def _is_ready(client: httpx.Client) -> bool:
     try:
         return client.get("/ready").status_code == httpx.codes.OK

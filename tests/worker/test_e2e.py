@@ -112,6 +112,56 @@ class TestOneWorker:
         assert jobs.wait(job.id, timeout_s=10).status == JobStatus.CANCELLED
         assert not any(a.name == "never" for a in jobs.registry.all())
 
+    def test_pause_and_resume(self, shared: tuple[Jobs, WorkerProcess]) -> None:
+        jobs, _ = shared
+        config = SHORT | {"training": SHORT["training"] | {"max_steps": 60}}
+        job = jobs.create(config, adapter="paused", is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        assert jobs.store.pause(job.id).status == JobStatus.PAUSING
+        paused = jobs.wait(job.id, JobStatus.PAUSED, timeout_s=20)
+        assert paused.attempt == 0, "a pause counts no attempt"
+        assert 2 <= paused.progress.step < 60
+        # The device is free for others.
+        assert jobs.wait(jobs.create(is_sent=True).id).status == JobStatus.SUCCEEDED
+
+        assert jobs.store.resume(job.id).created_at == job.created_at
+        jobs.send(job.id)
+        done = jobs.wait(job.id)
+        assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 1)
+        attempt = jobs.volume.attempt(job.id, 1)
+        assert [p.step for p in read_curve(attempt).train] == list(range(1, 61))
+        assert f"checkpoint of step {paused.progress.step}" in (attempt / "log.txt").read_text()
+        deadline = time.monotonic() + 10
+        while (attempt.parent / "checkpoints").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def test_cancel_and_keep_what_was_learnt(self, shared: tuple[Jobs, WorkerProcess]) -> None:
+        jobs, _ = shared
+        job = jobs.create(LONG, adapter="kept", is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        jobs.store.cancel(job.id, publish=True)
+        job = jobs.wait(job.id, timeout_s=30)
+        assert (job.status, job.adapter_version) == (JobStatus.CANCELLED, 1)
+        assert job.evaluation
+        assert job.progress.percent < 1
+        version = jobs.registry.resolve("kept")
+        assert version.seal.metrics["steps"] == job.progress.step
+
+    def test_a_paused_job_is_published_when_cancelled(
+        self, shared: tuple[Jobs, WorkerProcess]
+    ) -> None:
+        jobs, _ = shared
+        job = jobs.create(LONG, adapter="kept-later", is_sent=True)
+        jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        jobs.store.pause(job.id)
+        paused = jobs.wait(job.id, JobStatus.PAUSED, timeout_s=20)
+        assert jobs.store.cancel(job.id, publish=True).status == JobStatus.QUEUED
+        jobs.send(job.id)
+        job = jobs.wait(job.id, timeout_s=30)
+        assert (job.status, job.adapter_version) == (JobStatus.CANCELLED, 1)
+        assert job.progress.step == paused.progress.step + 1
+
     def test_cancel_while_preparing(self, shared: tuple[Jobs, WorkerProcess]) -> None:
         jobs, _ = shared
         job = jobs.create(LONG, adapter="never", rows=ROWS * 1000, is_sent=True)
@@ -173,11 +223,14 @@ class TestWorkersThatEnd:
         assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
 
         second = start_worker()
-        job = jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
+        kept = job.progress.step
+        job = jobs.wait(job.id, JobStatus.RUNNING, min_step=kept + 2)
         assert job.attempt == 1
-        # Its curve began anew, although the attempt has the number of the one before.
-        steps = [p.step for p in read_curve(jobs.volume.attempt(job.id, 1)).train]
+        # It went on where it was stopped, and so did its curve and its log.
+        attempt = jobs.volume.attempt(job.id, 1)
+        steps = [p.step for p in read_curve(attempt).train]
         assert steps == list(range(1, len(steps) + 1))
+        assert f"goes on from the checkpoint of step {kept}" in (attempt / "log.txt").read_text()
 
         # A whole process group that gets the signal, as from a supervisor, ends as well.
         os.killpg(second.process.pid, signal.SIGTERM)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import redis
@@ -62,7 +63,7 @@ def test_a_file_becomes_a_dataset_and_a_queued_job(
     assert job["config"]["training"]["learning_rate"] > 0, "the config is resolved"
     assert job["loss_curve"] == {"train": [], "eval": []}
     assert queue_length(app_settings) == 1
-    assert client.get(response.headers["Location"]).json() == job
+    assert client.get(response.headers["Location"]).json() == job | {"expected_start": ANY}
     dataset = client.get(f"/datasets/{job['dataset_id']}").json()
     assert dataset["rows"] == 2
     again = client.post("/jobs", json={"dataset_id": dataset["id"], "adapter": "yoda"})
@@ -116,12 +117,108 @@ def test_cancel_a_waiting_job(client: TestClient) -> None:
     assert again.json()["code"] == "job_ended"
 
 
-@pytest.mark.parametrize("path", ["", "/cancel", "/events", "/log"])
+@pytest.mark.parametrize("path", ["", "/cancel", "/pause", "/resume", "/events", "/log"])
 def test_unknown_jobs(client: TestClient, path: str) -> None:
     url = f"/jobs/job-nothing{path}"
-    response = client.post(url) if path == "/cancel" else client.get(url)
+    is_order = path in ("/cancel", "/pause", "/resume")
+    response = client.post(url) if is_order else client.get(url)
     assert response.status_code == 404
     assert response.json()["code"] == "job_not_found"
+
+
+class TestOrders:
+    """Pause, resume, cancel with publish, delete."""
+
+    @pytest.fixture
+    def job(self, client: TestClient) -> str:
+        return str(submit(client).json()["id"])
+
+    @staticmethod
+    def refused(response: Any, code: str) -> None:
+        assert (response.status_code, response.json()["code"]) == (409, code)
+
+    def test_pause_and_resume_a_waiting_job(
+        self, client: TestClient, app_settings: Settings, job: str
+    ) -> None:
+        self.refused(client.post(f"/jobs/{job}/resume"), "job_not_paused")
+        paused = client.post(f"/jobs/{job}/pause").json()
+        assert (paused["status"], paused["queue_position"]) == ("paused", None)
+        self.refused(client.post(f"/jobs/{job}/pause"), "job_not_pausable")
+        before = queue_length(app_settings)
+        resumed = client.post(f"/jobs/{job}/resume").json()
+        assert (resumed["status"], resumed["queue_position"]) == ("queued", 1)
+        assert resumed["created_at"] == paused["created_at"]
+        assert queue_length(app_settings) == before + 1
+
+    def test_a_running_job(self, client: TestClient, store: JobStore, job: str) -> None:
+        claim = store.claim(job)
+        assert claim
+        store.move(claim, "running")
+        assert client.post(f"/jobs/{job}/pause").json()["status"] == "pausing"
+        self.refused(client.post(f"/jobs/{job}/resume"), "job_not_paused")
+        self.refused(client.delete(f"/jobs/{job}"), "job_not_ended")
+        store.release(claim)
+        assert client.get(f"/jobs/{job}").json()["status"] == "paused"
+
+    @pytest.mark.parametrize(
+        ("request_", "publishes"),
+        [
+            ({}, False),
+            ({"params": {"publish": "true"}}, True),
+            ({"json": {"publish": True}}, True),
+            ({"json": {"publish": False}}, False),
+        ],
+    )
+    def test_cancel_and_publish(
+        self,
+        client: TestClient,
+        store: JobStore,
+        job: str,
+        request_: dict[str, Any],
+        publishes: bool,
+    ) -> None:
+        claim = store.claim(job)
+        assert claim
+        response = client.post(f"/jobs/{job}/cancel", **request_)
+        assert response.json()["status"] == "cancelling"
+        assert store.renew(claim).publishes == publishes
+
+    def test_bad_cancel(self, client: TestClient, job: str) -> None:
+        response = client.post(f"/jobs/{job}/cancel", json={"publish": "perhaps"})
+        assert (response.status_code, response.json()["code"]) == (422, "invalid")
+        response = client.post(f"/jobs/{job}/cancel", json={"surprise": 1})
+        assert response.status_code == 422
+        assert client.get(f"/jobs/{job}").json()["status"] == "queued"
+
+    def test_delete(
+        self, client: TestClient, app_settings: Settings, store: JobStore, job: str
+    ) -> None:
+        folder = Volume(app_settings.data_dir).jobs / job
+        (folder / "attempt-1").mkdir(parents=True)
+        self.refused(client.delete(f"/jobs/{job}"), "job_not_ended")
+        assert folder.exists()
+        (folder / "checkpoints" / "step-5").mkdir(parents=True)
+        client.post(f"/jobs/{job}/cancel")
+        assert sorted(p.name for p in folder.iterdir()) == ["attempt-1"], "checkpoints go at once"
+        deleted = client.delete(f"/jobs/{job}")
+        assert (deleted.status_code, deleted.content) == (204, b"")
+        assert not folder.exists()
+        for response in (client.get(f"/jobs/{job}"), client.delete(f"/jobs/{job}")):
+            assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
+        assert client.get("/jobs").json() == []
+
+
+def test_priority_and_place(client: TestClient) -> None:
+    ids = [submit(client, priority=p).json()["id"] for p in ("low", "normal", "high")]
+    listed = {j["id"]: j for j in client.get("/jobs").json()}
+    assert [listed[i]["queue_position"] for i in ids] == [3, 2, 1]
+    assert [listed[i]["priority"] for i in ids] == ["low", "normal", "high"]
+    first = client.get(f"/jobs/{ids[2]}").json()
+    assert first["expected_start"], "no worker is busy"
+    assert listed[ids[0]]["expected_start"] is None, "nobody knows how long a job takes"
+    response = submit(client, priority="urgent")
+    assert response.status_code == 422
+    assert "'low', 'normal' or 'high'" in response.json()["detail"]
 
 
 def test_the_curve_and_the_events(
