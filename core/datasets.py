@@ -3,9 +3,11 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -122,11 +124,36 @@ class RowWriter:
         return self._digest.hexdigest()
 
     def write(self, rows: Sequence[Row]) -> None:
-        values = [row.model_dump() for row in rows]
-        self._stream.write_batch(pa.RecordBatch.from_pylist(values, _SCHEMA))
+        further = [exchange for row in rows for exchange in row.further]
+        starts = pa.Array.from_buffers(
+            pa.int32(), len(rows) + 1, [None, _offsets(len(row.further) for row in rows)]
+        )
+        columns = [*_columns(rows), pa.ListArray.from_arrays(starts, _structs(further))]
+        self._stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
         for row in rows:
             content = row.model_dump_json(exclude_defaults=True)
             self._digest.update(f"{content}\n".encode())
+
+
+# Arrays are made of their buffers: pa.array would import pandas, 50 MiB of it.
+
+
+def _structs(exchanges: Sequence[Exchange]) -> Any:
+    return pa.StructArray.from_arrays(_columns(exchanges), fields=list(_EXCHANGE))
+
+
+def _columns(exchanges: Sequence[Exchange]) -> list[Any]:
+    return [_strings([e.prompt for e in exchanges]), _strings([e.completion for e in exchanges])]
+
+
+def _strings(texts: Sequence[str]) -> Any:
+    encoded = [text.encode() for text in texts]
+    offsets = _offsets(map(len, encoded))
+    return pa.StringArray.from_buffers(len(texts), offsets, pa.py_buffer(b"".join(encoded)))
+
+
+def _offsets(lengths: Iterable[int]) -> Any:
+    return pa.py_buffer(array("i", accumulate(lengths, initial=0)))
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -36,7 +36,9 @@ class NearDuplicates:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        words = {text: found for text in texts if (found := _split(text))}
+        known: dict[str, str] = {}  # so that each word lies in memory once
+        words = {text: [known.setdefault(w, w) for w in _split(text)] for text in texts}
+        words = {text: found for text, found in words.items() if found}
         frequencies = Counter(word for found in words.values() for word in found)
         by_frequency = sorted(frequencies, key=lambda word: (frequencies[word], word))
         self._ranks = {word: rank for rank, word in enumerate(by_frequency)}  # 0: the rarest

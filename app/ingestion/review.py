@@ -15,6 +15,7 @@ from core.training_config import JobConfig
 
 # Detecting a language takes a millisecond or two, so that not all rows of a large upload can be looked at.
 _NUM_DETECTED = 400
+_MAX_CHARS = 400
 _LEAST_BYTES = 60  # of a text whose language can be told: 60 Latin letters, 20 Chinese characters
 _LEAST_PROBABILITY = 0.95
 _LEAST_TEXTS = 20
@@ -26,7 +27,7 @@ _Sides = tuple[str | None, str | None]
 def review(rows: Path, scripts: ScriptTally, report: ReportBuilder) -> None:
     """Adds warnings to `report`, whose rows are those in the file `rows`."""
     _review_scripts(scripts, report)
-    _review_languages(rows, report)
+    _review_languages(rows, scripts, report)
     _review_leaks(rows, report)
 
 
@@ -46,13 +47,15 @@ def _review_scripts(scripts: ScriptTally, report: ReportBuilder) -> None:
         )
 
 
-def _review_languages(rows: Path, report: ReportBuilder) -> None:
+def _review_languages(rows: Path, scripts: ScriptTally, report: ReportBuilder) -> None:
     step = -(-report.num_rows // _NUM_DETECTED)
-    detected: list[tuple[int, _Sides]] = [
-        (report.lines[i], (_language(row.prompt), _language(row.completion)))
-        for i, row in enumerate(read_rows(rows))
-        if i % step == 0
-    ]
+    detected: list[tuple[int, _Sides]] = []
+    for i, row in enumerate(read_rows(rows)):
+        if i % step == 0:
+            # A text in another script has been told of.
+            fits = zip((row.prompt, row.completion), scripts.fit(i), strict=True)
+            source, target = (_language(text) if does_fit else None for text, does_fit in fits)
+            detected.append((report.lines[i], (source, target)))
     usual = [_usual([sides[n] for _, sides in detected]) for n in (0, 1)]
     swapped, odd = Tally(), (Tally(), Tally())
     for line, sides in detected:
@@ -82,7 +85,7 @@ def _language(text: str) -> str | None:
     """Its code, where the text is long enough and the detector is sure."""
     if len(text.encode()) < _LEAST_BYTES:
         return None
-    code, probability = detect(text)[0]
+    code, probability = detect(text[:_MAX_CHARS])[0]
     return code if probability >= _LEAST_PROBABILITY else None
 
 

@@ -4,6 +4,7 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from app.ingestion.records import Tally
@@ -62,16 +63,28 @@ class ScriptTally:
 
     def misplaced(self, lines: Sequence[int]) -> Misplaced:
         """`lines` are the rows', in the order in which they were added."""
-        usual = [self._usual(codes) for codes in self._sides]
         swapped, odd = Tally(), (Tally(), Tally())
-        for line, source, target in zip(lines, *self._sides, strict=True):
-            if None not in usual and usual[0] != usual[1] and [target, source] == usual:
+        for i, line in enumerate(lines):
+            fits = self.fit(i)
+            if not any(fits) and [codes[i] for codes in self._sides] == self._usual[::-1]:
                 swapped.add(line)
                 continue
-            for tally, code, usually in zip(odd, (source, target), usual, strict=True):
-                if usually is not None and code not in (usually, _NO_LETTERS):
+            for tally, side_fits in zip(odd, fits, strict=True):
+                if not side_fits:
                     tally.add(line)
-        return Misplaced(swapped, *odd, *(self._name(number) for number in usual))
+        return Misplaced(swapped, *odd, *map(self._name, self._usual))
+
+    def fit(self, row: int) -> list[bool]:
+        """Whether each side of a row, counted from 0, is in its usual script, or in none."""
+        return [
+            usual is None or codes[row] in (usual, _NO_LETTERS)
+            for codes, usual in zip(self._sides, self._usual, strict=True)
+        ]
+
+    @cached_property
+    def _usual(self) -> list[int | None]:
+        """The script of nearly all texts of each side, if there is one; asked for once all rows are there."""
+        return [_usual(codes) for codes in self._sides]
 
     def _number(self, text: str) -> int:
         if text.isascii():
@@ -82,15 +95,15 @@ class ScriptTally:
             codes = text[:_LOOKED_AT_CHARS].translate(self._code_of)
         return ord(Counter(codes).most_common(1)[0][0]) if codes else _NO_LETTERS
 
-    def _usual(self, codes: Sequence[int]) -> int | None:
-        """The script of nearly all texts, if there is one."""
-        counts = Counter(codes)
-        del counts[_NO_LETTERS]
-        if counts.total() < _LEAST_ROWS:
-            return None
-        code, count = counts.most_common(1)[0]
-        return code if count >= _NEARLY_ALL * counts.total() else None
-
     def _name(self, number: int | None) -> str:
         script = self._scripts[number or 0]
         return _NAMES.get(script, script.title())
+
+
+def _usual(codes: Sequence[int]) -> int | None:
+    counts = Counter(codes)
+    del counts[_NO_LETTERS]
+    if counts.total() < _LEAST_ROWS:
+        return None
+    code, count = counts.most_common(1)[0]
+    return code if count >= _NEARLY_ALL * counts.total() else None

@@ -8,7 +8,7 @@ from app.ingestion.records import UnsupportedFormatError
 from core.datasets import ROWS_FILE, Row, RowWarning
 from core.errors import InvalidError
 from core.volume import Volume
-from tests.app.ingestion.uploads import Ingestion, count_words, faults, warnings
+from tests.app.ingestion.uploads import Ingestion, faults, warnings
 
 GOOD = 'prompt,completion\nThe tea is hot.,"Hot, the tea is."\nI am late.,"Late, I am."\n'
 
@@ -211,12 +211,6 @@ def test_nothing_is_left_when_counting_tokens_fails(ingestion: Ingestion, volume
     assert ingestion.leftovers() == []
 
 
-def test_the_upload_is_left_open(ingestion: Ingestion, volume: Volume) -> None:
-    file = io.BytesIO(GOOD.encode())
-    ingest(Upload(file, "tea.csv"), store=ingestion.store, volume=volume, count_tokens=count_words)
-    assert not file.closed
-
-
 @pytest.mark.parametrize(
     ("content", "filename"),
     [
@@ -238,12 +232,14 @@ def test_other_formats_are_refused_with_the_list_of_accepted_ones(
     assert ingestion.leftovers() == []
 
 
-def test_memory_does_not_grow_with_the_length_of_the_rows(ingestion: Ingestion) -> None:
-    text = "word " * 400
-    content = "prompt,completion\n" + "".join(f"{i} {text},{text} {i}\n" for i in range(5000))
-    data = content.encode()  # 20 MB
+def test_memory_does_not_grow_with_the_length_of_the_rows(
+    ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ingestion.ingest._BATCH_CHARS", 100_000)
+    text = "word" * 8000
+    data = "prompt,completion\n" + "".join(f"{i} {text},{text} {i}\n" for i in range(200))  # 13 MB
     # BytesIO shares the bytes; a batch of rows in some forms is what remains.
-    assert ingestion.peak_memory(data, "corpus.csv") < len(data)
+    assert ingestion.peak_memory(data.encode(), "corpus.csv") < len(data) / 2
 
 
 def test_the_published_folder_holds_the_rows_and_the_record(ingestion: Ingestion) -> None:

@@ -192,7 +192,11 @@ def test_a_mapping_to_a_third_column_is_refused(ingestion: Ingestion) -> None:
     assert faults(error) == [(1, "fr", "column_missing")]
 
 
-def test_memory_does_not_grow_with_the_file(ingestion: Ingestion) -> None:
-    text = "word " * 400
-    data = tmx(*(unit(en=f"{i} {text}", de=f"{text} {i}") for i in range(4000))).encode()  # 16 MB
-    assert ingestion.peak_memory(data, "memory.tmx") < len(data)
+def test_memory_does_not_grow_with_the_file(
+    ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ingestion.ingest._BATCH_CHARS", 100_000)
+    monkeypatch.setattr("app.ingestion.tmx._NUM_SAMPLED", 5)
+    text = "word" * 8000
+    data = tmx(*(unit(en=f"{i} {text}", de=f"{text} {i}") for i in range(200))).encode()  # 13 MB
+    assert ingestion.peak_memory(data, "memory.tmx") < len(data) / 2

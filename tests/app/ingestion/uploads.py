@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -52,6 +53,18 @@ class Ingestion:
 
     def rows(self, content: bytes | str, filename: str = "corpus.csv", **said: Any) -> list[Row]:
         return list(self.store.rows(self.take(content, filename, **said).id))
+
+    def try_out(self, content: bytes, filename: str) -> io.BytesIO:
+        """The file after it was ingested or refused."""
+        file = io.BytesIO(content)
+        with suppress(InvalidError):
+            ingest(
+                Upload(file, filename),
+                store=self.store,
+                volume=self.volume,
+                count_tokens=count_words,
+            )
+        return file
 
     def peak_memory(self, content: bytes, filename: str) -> int:
         """The most bytes that Python held at once while it ingested `content`."""
