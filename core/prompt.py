@@ -24,13 +24,19 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
 
 
-def _without_nul(text: str) -> str:
+def _well_formed(text: str) -> str:
     if "\0" in text:
         raise ValueError("the text holds a NUL character (U+0000), which no text may")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text holds half a surrogate pair at character {error.start}; send valid Unicode"
+        ) from error
     return text
 
 
-PlainText = Annotated[str, AfterValidator(_without_nul)]
+PlainText = Annotated[str, AfterValidator(_well_formed)]
 
 
 class Prompt(BaseModel):

@@ -147,3 +147,10 @@ def test_every_answer_ends_with_the_end_of_its_turn(
     assert phi3 == ["Yo.<|end|>\n", "Dark, it is.<|end|>\n", "y<|end|>\n<|endoftext|>"]
     llama = [s.text for s in renderer(tokenizers["llama"]).segments(TURNS) if s.is_answer]
     assert llama == ["Yo.<|eot_id|>", "Dark, it is.<|eot_id|>", "y<|eot_id|>"]
+
+
+@pytest.mark.parametrize("text", ["a\0{text}", "half a pair \ud800 {text}"])
+def test_a_prompt_is_well_formed_text(text: str) -> None:
+    for values in ({"template": text}, {"system": text}):
+        with pytest.raises(ValidationError, match=r"NUL character|surrogate pair at character 12"):
+            Prompt.model_validate(values)
