@@ -22,6 +22,10 @@ _COUNTERS = {
     "num_cancelled": "running sequences cancelled",
     "num_adapter_loads": "adapter versions loaded",
     "num_adapter_evictions": "adapter versions evicted",
+    "num_adapter_hits": "requests that found their adapter in the LoRA bank",
+    "num_adapter_host_hits": "loads from host memory, without a read from the volume",
+    "adapter_load_seconds": "the engine's time in loading adapters",
+    "adapter_read_seconds": "time in reading adapters from the volume",
 }
 
 

@@ -3,6 +3,7 @@
     python -m benchmarks.serve                          the embedded base, 8 adapters, 128 at once
     python -m benchmarks.serve --adapters 16 --concurrency 64
     python -m benchmarks.serve --base phi3-mini         3.8 B random weights; wants a GPU
+    python -m benchmarks.serve --zipf 1000              adapters by the thousand, against one
 
 (a) set_adapter + generate, one request after the other; (b) generate with adapter_names, static batches of 16; the
 engine on the base alone; the engine with adapters; the service over HTTP. All see the same nf4 base, adapters, prompts
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,8 @@ def main() -> None:
         cases, versions = _apart(_prepare, args, root, base, volume)
         results = _apart(_measure_peers, base, cases, versions, args.sample)
         results += _apart(_measure_engine, base, cases, versions, args.concurrency)
+        if args.zipf:
+            _apart(_measure_zipf, args.zipf, base, cases, versions[0], args.concurrency)
         if not args.no_http:
             with _service(args, base, volume) as url:
                 run = partial(_through_http, url, cases, versions, args.concurrency)
@@ -148,6 +151,33 @@ def _measure_engine(
         ]
 
 
+def _measure_zipf(
+    count: int, base: Path, cases: list[Case], version: AdapterVersion, concurrency: int
+) -> None:
+    """`count` copies of one adapter, asked for by Zipf's law, against that adapter alone."""
+    copies = [replace(version, name=f"zipf{i}") for i in range(count)]
+    ranks = random.Random(0).choices(
+        range(count), weights=[1 / (i + 1) for i in range(count)], k=len(cases)
+    )
+    spread = [replace(case, adapter=rank) for case, rank in zip(cases, ranks, strict=True)]
+    alone = [replace(case, adapter=0) for case in cases]
+    with _engine(base, concurrency) as engine:
+        one = _measure("one adapter", alone, partial(_through_engine, engine, alone, copies), 2)
+        many = _measure(
+            f"Zipf, {count}", spread, partial(_through_engine, engine, spread, copies), 2
+        )
+        stats = engine.stats()
+    num_asked = stats.num_adapter_hits + stats.num_adapter_loads
+    print(
+        f"  {count} versions by Zipf's law: {many.tokens_per_second / one.tokens_per_second:.0%} of one "
+        f"adapter's speed; {stats.num_adapter_hits / num_asked:.0%} of requests found theirs in the bank, "
+        f"{stats.num_adapter_host_hits / max(1, stats.num_adapter_loads):.0%} of loads in host memory; "
+        f"a load took the engine {1e3 * stats.adapter_load_seconds / max(1, stats.num_adapter_loads):.1f} ms; "
+        f"{stats.num_adapter_host_bytes / 2**20:.0f} MiB kept",
+        flush=True,
+    )
+
+
 def _measure_peers(
     base: Path, cases: list[Case], versions: list[AdapterVersion], sample: int
 ) -> list[Result]:
@@ -176,6 +206,7 @@ def _parse_args() -> argparse.Namespace:
         "--base", default=Settings().base_model, help="folder, hub name, or phi3-mini"
     )
     parser.add_argument("--sample", type=int, default=16, help="requests that (a) serves; 0: all")
+    parser.add_argument("--zipf", type=int, default=0, help="versions in the test of many adapters")
     parser.add_argument("--no-http", action="store_true", help="leave the service over HTTP out")
     return parser.parse_args()
 

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     base_weights: Literal["auto", "packed", "unpacked"] = Field(
         "auto",
         description="packed: multiply with 4-bit weights; unpacked: keep a copy of the same weights "
-        "in compute_dtype, faster on a CPU; auto: unpacked on a CPU where memory allows",
+        "in compute_dtype, faster; auto: unpacked where memory allows",
     )
     num_threads: int = Field(
         0, ge=0, description="threads of the engine on a CPU; 0: one for each core"
@@ -49,6 +49,9 @@ class Settings(BaseSettings):
         128, ge=8, le=4096, description="columns of the LoRA bank = sum of resident ranks"
     )
     max_adapters: int = Field(64, ge=1, le=4096, description="resident adapter versions")
+    adapter_memory_mb: int = Field(
+        1024, ge=0, description="host memory for adapters that left the LoRA bank, MiB"
+    )
     adapter_wait_s: float = Field(
         30.0, gt=0, description="longest wait for a place in the LoRA bank before 503"
     )

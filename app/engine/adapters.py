@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from app.engine.host_tier import HostTier, LoraWeights
 from app.engine.lora_bank import LoraBank
 from core.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterVersion
 from core.errors import InvalidError, UnavailableError
@@ -96,14 +97,6 @@ class _PeftConfig(BaseModel):
                 alpha = value
                 break
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
-
-
-@dataclass(frozen=True, slots=True)
-class LoraWeights:
-    """An adapter's weights, ready for the bank: site -> (A [rank, in], B [rank, out], scaled)."""
-
-    rank: int
-    sites: dict[str, tuple[Tensor, Tensor]]
 
 
 def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
@@ -201,12 +194,14 @@ class ResidentAdapters:
         probe: Callable[[int], bool],
         wake: Callable[[], None],
         max_wait_s: float,
+        host_bytes: int,
     ) -> None:
-        """`probe(slot)` tells whether the adapter gives finite logits; `wake()` is called once files are read."""
+        """`host_bytes`: of weights that are kept in host memory once they left the bank. `probe(slot)` tells whether the adapter gives finite logits; `wake()` is called once files are read."""
         self._bank = bank
         self._probe = probe
         self._wake = wake
         self._max_wait_s = max_wait_s
+        self._tier = HostTier(host_bytes)
         self._residents: dict[tuple[str, str], _Resident] = {}
         self._reading: dict[tuple[str, str], _Reading] = {}
         self._loader = ThreadPoolExecutor(
@@ -214,12 +209,20 @@ class ResidentAdapters:
         )
         # Its thread begins now, before the engine's sets its own number.
         self._loader.submit(int).result()
+        self.num_hits = 0  # requests that found their adapter in the bank
+        self.num_host_hits = 0  # loads from host memory
         self.num_loads = 0
         self.num_evictions = 0
+        self.load_s = 0.0  # the engine's time in loads; reading files is not in it
+        self.read_s = 0.0  # the loader's time in reading files
 
     @property
     def refs(self) -> list[str]:
         return [ref for ref, _ in list(self._residents)]
+
+    @property
+    def num_host_bytes(self) -> int:
+        return self._tier.num_bytes
 
     def pin(self, version: AdapterVersion, waiting_since: float) -> int | None:
         """The slot of `version`, which stays until `unpin`; None while it is being read or finds no room.
@@ -227,9 +230,13 @@ class ResidentAdapters:
         Raises InvalidError `adapter_unusable`, or UnavailableError `adapters_busy` after the longest wait.
         """
         key = _key(version)
-        resident = self._residents.get(key) or self._install(key, version, waiting_since)
-        if resident is None:
-            return None
+        resident = self._residents.get(key)
+        if resident is not None:
+            self.num_hits += 1
+        else:
+            resident = self._install(key, version, waiting_since)
+            if resident is None:
+                return None
         resident.pins += 1
         resident.last_used = time.monotonic()
         return resident.slot
@@ -247,16 +254,19 @@ class ResidentAdapters:
     def _install(
         self, key: tuple[str, str], version: AdapterVersion, waiting_since: float
     ) -> _Resident | None:
-        reading = self._reading.get(key)
-        future = reading.future if reading else self._start_reading(key, version)
-        if not future.done():
-            return None
-        if future.exception() is not None:
-            del self._reading[key]  # the next request may have better luck
-        weights = future.result()
+        weights = self._tier.get(key)
+        is_known = weights is not None
+        if weights is None:
+            reading = self._reading.get(key)
+            future = reading.future if reading else self._start_reading(key, version)
+            if not future.done():
+                return None
+            if future.exception() is not None:
+                del self._reading[key]  # the next request may have better luck
+            weights = future.result()
         if not self._make_room(weights.rank):
             if time.monotonic() - waiting_since > self._max_wait_s:
-                del self._reading[key]
+                self._reading.pop(key, None)
                 raise UnavailableError(
                     f"adapter {version.ref} found no room for its rank {weights.rank} in "
                     f"{self._max_wait_s:g} s: all {self._bank.width} columns are in use",
@@ -264,17 +274,21 @@ class ResidentAdapters:
                     retry_after_s=5,
                 )
             return None
-        del self._reading[key]
+        self._reading.pop(key, None)
+        started = time.monotonic()
         slot = self._bank.load(weights.rank, weights.sites)
-        is_sound = False
+        is_sound = is_known
         try:
-            is_sound = self._probe(slot)
+            is_sound = is_sound or self._probe(slot)
         finally:
             if not is_sound:
                 self._bank.unload(slot)
         if not is_sound:
             raise _unusable(["its weights are finite, but the model's answer with them is not"])
+        self._tier.put(key, weights)
         self.num_loads += 1
+        self.num_host_hits += is_known
+        self.load_s += time.monotonic() - started
         resident = self._residents[key] = _Resident(slot, weights.rank)
         return resident
 
@@ -285,10 +299,17 @@ class ResidentAdapters:
         oldest = time.monotonic() - self._max_wait_s
         for left in [k for k, r in self._reading.items() if r.future.done() and r.since < oldest]:
             del self._reading[left]
-        future = self._loader.submit(read_lora, version.path, self._bank)
+        future = self._loader.submit(self._read, version.path)
         self._reading[key] = _Reading(future, time.monotonic())
         future.add_done_callback(lambda _: self._wake())
         return future
+
+    def _read(self, folder: Path) -> LoraWeights:
+        started = time.monotonic()
+        try:
+            return read_lora(folder, self._bank)
+        finally:
+            self.read_s += time.monotonic() - started
 
     def _make_room(self, rank: int) -> bool:
         """Evicts unused adapters, the longest unused first, until `rank` columns are free, or none at all."""

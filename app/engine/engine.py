@@ -31,6 +31,7 @@ class EngineLimits:
     lora_width: int
     max_adapters: int
     adapter_wait_s: float
+    adapter_memory_mb: int  # of adapters' weights kept in host memory, MiB
     num_threads: int  # of the engine on a CPU; 0: one for each core
 
 
@@ -50,6 +51,11 @@ class EngineStats:
     num_free_lora_columns: int = 0
     num_adapter_loads: int = 0
     num_adapter_evictions: int = 0
+    num_adapter_hits: int = 0  # requests that found their adapter in the bank
+    num_adapter_host_hits: int = 0  # loads that needed no read from the volume
+    num_adapter_host_bytes: int = 0
+    adapter_load_seconds: float = 0.0
+    adapter_read_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,11 @@ class Engine:
             max_running=limits.max_running, max_prefill_tokens=limits.max_prefill_tokens
         )
         self._adapters = ResidentAdapters(
-            self._bank, probe=self._probe, wake=self._wake, max_wait_s=limits.adapter_wait_s
+            self._bank,
+            probe=self._probe,
+            wake=self._wake,
+            max_wait_s=limits.adapter_wait_s,
+            host_bytes=limits.adapter_memory_mb << 20,
         )
         self._sampler = Sampler()
         self._flights: deque[_Flight] = deque()
@@ -163,6 +173,11 @@ class Engine:
         stats.num_free_lora_columns = self._bank.num_free_columns
         stats.num_adapter_loads = self._adapters.num_loads
         stats.num_adapter_evictions = self._adapters.num_evictions
+        stats.num_adapter_hits = self._adapters.num_hits
+        stats.num_adapter_host_hits = self._adapters.num_host_hits
+        stats.num_adapter_host_bytes = self._adapters.num_host_bytes
+        stats.adapter_load_seconds = self._adapters.load_s
+        stats.adapter_read_seconds = self._adapters.read_s
         return stats
 
     def submit(self, *sequences: Sequence) -> None:

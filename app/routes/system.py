@@ -20,9 +20,10 @@ class Check(BaseModel):
 
 
 class Readiness(BaseModel):
-    """`checks`: base_model, redis, volume."""
+    """`checks`: base_model, redis, volume. `forward`: how the model is computed here, once it is loaded."""
 
     status: str
+    forward: str | None = None
     checks: dict[str, Check]
 
 
@@ -42,7 +43,8 @@ def ready(services: ServicesDep, response: Response) -> Readiness:
     if not all_ok:
         response.status_code = 503
         response.headers["Retry-After"] = "2"
-    return Readiness(status="ok" if all_ok else "not ready", checks=checks)
+    forward = services.serving.engine.way if services.serving else None
+    return Readiness(status="ok" if all_ok else "not ready", forward=forward, checks=checks)
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -29,6 +29,7 @@ LIMITS = EngineLimits(
     lora_width=64,
     max_adapters=16,
     adapter_wait_s=10,
+    adapter_memory_mb=64,
     num_threads=0,
 )
 

@@ -83,6 +83,11 @@ def test_an_adapter_evicted_and_loaded_again_answers_as_before(
             engine.submit(filler.sequence)
             filler.result()
         assert first.ref not in engine.resident_adapters
+    stats = engine.stats()
+    assert stats.num_adapter_host_hits == 1, "the second round read no file"
+    assert stats.num_adapter_loads == 12
+    assert stats.num_adapter_host_bytes > 0
+    assert stats.adapter_load_seconds > 0
 
 
 def test_more_adapters_than_room_all_get_their_turn(tiny: Tiny, tmp_path: Path) -> None:

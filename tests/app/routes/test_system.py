@@ -14,6 +14,7 @@ def test_health_and_ready(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     ready = client.get("/ready").json()
     assert ready["status"] == "ok"
+    assert ready["forward"] == "own decoder"
     assert {name: c["ok"] for name, c in ready["checks"].items()} == {
         "base_model": True,
         "redis": True,

@@ -1,0 +1,45 @@
+"""Adapters' weights in host memory, between the volume and the LoRA bank: what left the bank comes back without a read."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeights:
+    """An adapter's weights, ready for the bank: site -> (A [rank, in], B [rank, out], scaled)."""
+
+    rank: int
+    sites: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.numel() * t.itemsize for pair in self.sites.values() for t in pair)
+
+
+class HostTier:
+    """Weights that were resident once and found sound; the longest unused go when they exceed `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.num_bytes = 0
+        self._max_bytes = max_bytes
+        self._weights: OrderedDict[tuple[str, str], LoraWeights] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def get(self, key: tuple[str, str]) -> LoraWeights | None:
+        weights = self._weights.get(key)
+        if weights is not None:
+            self._weights.move_to_end(key)
+        return weights
+
+    def put(self, key: tuple[str, str], weights: LoraWeights) -> None:
+        if key in self._weights:
+            return
+        self._weights[key] = weights
+        self.num_bytes += weights.num_bytes
+        while self.num_bytes > self._max_bytes:
+            _, oldest = self._weights.popitem(last=False)
+            self.num_bytes -= oldest.num_bytes
