@@ -1,6 +1,6 @@
 # All commands make their own .venv first; the second time that takes no time.
 .DEFAULT_GOAL := help
-.PHONY: help serve check test test-slow bench clean
+.PHONY: help serve check test test-slow chaos bench clean
 
 # Which Python makes .venv: `make serve PYTHON=/path/to/python3.12`. Empty: the first of 3.11, 3.12, 3.13 found.
 PYTHON ?=
@@ -26,6 +26,9 @@ test: check ## the linters and all fast tests, with coverage
 
 test-slow: .venv/stamp-dev ## the tests that need minutes or much memory
 	@$(BIN)/python -m pytest -m 'slow and not gpu' || [ $$? -eq 5 ] # 5: there are none
+
+chaos: .venv/stamp-dev ## kill, stop and starve the real processes, for minutes; nothing may be lost or doubled
+	@CHAOS=long $(BIN)/python -m pytest tests/e2e/chaos -s
 
 bench: .venv/stamp-dev ## serving against plain PEFT, as ratios; ARGS="--adapters 16" and so on
 	@$(BIN)/python -m benchmarks.serve $(ARGS)

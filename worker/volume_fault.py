@@ -45,6 +45,6 @@ def _number(error: BaseException) -> int | None:
     if found and rest.partition(")")[0].isdigit():
         return int(rest.partition(")")[0])
     # torch.save's is C++, and forgets why a write came up short.
-    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed writing" in text:
+    if isinstance(error, RuntimeError) and "inline_container.cc" in text:
         return errno.ENOSPC
     return None

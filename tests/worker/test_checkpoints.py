@@ -149,13 +149,18 @@ def test_interrupted_run_equals_a_whole_one(
 def test_early_stopping_goes_on(runs: Callable[..., Runs]) -> None:
     """Its patience and its best checkpoint are those of the whole run."""
     unlike = [Row(prompt=row.prompt, completion="7, 7, 7 and 7 again!") for row in ROWS[:8]]
-    training = TRAINING | {"eval_steps": 2, "early_stopping_patience": 2, "learning_rate": 0.1}
+    training = TRAINING | {
+        "num_train_epochs": 4,
+        "eval_steps": 2,
+        "early_stopping_patience": 2,
+        "learning_rate": 0.3,
+    }
     attempts = runs(eval_rows=unlike, training=training)
     whole, expected = attempts.attempt()
     assert expected
     attempts.forget()
     best = whole.state.best_global_step
-    assert best < expected.num_steps < 8
+    assert best + 4 == expected.num_steps < 16
     attempts.attempt(best + 3)
     assert best in attempts.steps()
     trainer, result = attempts.attempt()
