@@ -50,7 +50,7 @@ def test_full(
         job = jobs.create(config(12), adapter="full", is_sent=True)
         # From nothing at all, up to some of the room that a checkpoint takes.
         room = 0 if number == 0 else number * 150_000 // num_fillings
-        with ballast.open("wb") as file:
+        with ballast.open("wb", buffering=0) as file:
             try:
                 for _ in range((free - room) // 4096 + 1):
                     file.write(b"x" * 4096)
