@@ -1,6 +1,6 @@
 # All commands make their own .venv first; the second time that takes no time.
 .DEFAULT_GOAL := help
-.PHONY: help serve check test test-slow chaos bench clean
+.PHONY: help serve check test test-slow test-browser chaos bench clean
 
 # Which Python makes .venv: `make serve PYTHON=/path/to/python3.12`. Empty: the first of 3.11, 3.12, 3.13 found.
 PYTHON ?=
@@ -25,7 +25,10 @@ test: check ## the linters and all fast tests, with coverage
 	@echo "test: pytest" && $(BIN)/python -m pytest --cov --cov-fail-under=85
 
 test-slow: .venv/stamp-dev ## the tests that need minutes or much memory
-	@$(BIN)/python -m pytest -m 'slow and not gpu' || [ $$? -eq 5 ] # 5: there are none
+	@$(BIN)/python -m pytest -m 'slow and not gpu and not browser' || [ $$? -eq 5 ] # 5: there are none
+
+test-browser: .venv/stamp-dev ## the web page in Chromium, where there is one; else they are skipped, and say so
+	@$(BIN)/python -m pytest -m browser tests/browser
 
 chaos: .venv/stamp-dev ## kill, stop and starve the real processes, for minutes; nothing may be lost or doubled
 	@CHAOS=long $(BIN)/python -m pytest tests/e2e/chaos -s
