@@ -152,5 +152,5 @@ def test_every_answer_ends_with_the_end_of_its_turn(
 @pytest.mark.parametrize("text", ["a\0{text}", "half a pair \ud800 {text}"])
 def test_a_prompt_is_well_formed_text(text: str) -> None:
     for values in ({"template": text}, {"system": text}):
-        with pytest.raises(ValidationError, match=r"NUL character|surrogate pair at character 12"):
+        with pytest.raises(ValidationError, match=r"NUL character|surrogate pair|unicode string"):
             Prompt.model_validate(values)
