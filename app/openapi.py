@@ -10,11 +10,19 @@ from pydantic.json_schema import models_json_schema
 from app.openapi_examples import EXAMPLES, FORM_EXAMPLES
 from app.problems import OpenAIErrorBody, is_openai_path
 from app.routes.openai.shapes import ChatRequest, FineTuningRequest
-from app.schemas import JobRequest, Problem, TranslateRequest
+from app.schemas import Cancellation, JobRequest, Problem, TranslateRequest
 
 _REF = "#/components/schemas/"
 # Read by hand, since they come as JSON or as a form: FastAPI does not see them.
-_MODELS = (TranslateRequest, JobRequest, ChatRequest, FineTuningRequest, Problem, OpenAIErrorBody)
+_MODELS = (
+    TranslateRequest,
+    JobRequest,
+    Cancellation,
+    ChatRequest,
+    FineTuningRequest,
+    Problem,
+    OpenAIErrorBody,
+)
 _TAGS = [
     {"name": "translate", "description": "Texts in, translations out."},
     {"name": "libretranslate", "description": "What LibreTranslate's clients call."},

@@ -59,7 +59,7 @@ class _JobForm(RequestBody):
     encoding: Text | None = Field(None, max_length=40)
 
 
-_CANCEL_BODY = {"schema": Cancellation.model_json_schema()}
+_CANCEL_BODY = {"schema": {"$ref": "#/components/schemas/Cancellation"}}
 _JSON_BODY = {"schema": {"$ref": "#/components/schemas/JobRequest"}}
 _FORM_BODY = {
     "schema": {
