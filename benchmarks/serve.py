@@ -155,7 +155,7 @@ def _measure_zipf(
     count: int, base: Path, cases: list[Case], version: AdapterVersion, concurrency: int
 ) -> None:
     """`count` copies of one adapter, asked for by Zipf's law, against that adapter alone."""
-    copies = [replace(version, name=f"zipf{i}") for i in range(count)]
+    copies = [version.model_copy(update={"name": f"zipf{i}"}) for i in range(count)]
     ranks = random.Random(0).choices(
         range(count), weights=[1 / (i + 1) for i in range(count)], k=len(cases)
     )
