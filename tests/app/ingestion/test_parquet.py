@@ -133,6 +133,9 @@ def test_garbage_is_refused(ingestion: Ingestion) -> None:
     for content in contents:
         error = ingestion.refusal(content, "a.parquet", on_error="skip")
         assert [code for *_, code in faults(error)] == ["parquet_syntax"]
+    # A column's name that is not UTF-8.
+    error = ingestion.refusal(good.replace(b"completion", b"complet\xffon"), "a.parquet")
+    assert [code for *_, code in faults(error)] == ["parquet_syntax"]
     # What is left of a damaged file is either refused or read; nothing else may happen.
     for _ in range(60):
         damaged = bytearray(good)
