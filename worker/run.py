@@ -17,8 +17,8 @@ from core.base_model import locate_base_model
 from core.datasets import Dataset, DatasetStore
 from core.errors import InvalidError, NotFoundError
 from core.job_store import Claim, JobStore
-from core.jobs import Evaluation
-from core.metrics import carry_curve
+from core.jobs import Evaluation, Progress
+from core.metrics import Metric, carry_curve
 from core.prompt import PromptRenderer, SealedPrompt, seal_prompt
 from core.settings import Settings
 from core.training_config import JobConfig
@@ -110,6 +110,10 @@ class _Attempt:
     def run(self) -> AdapterVersion:
         job = self._claim.job
         start = self._checkpoints.newest()
+        step = start[1].step if start else 0
+        if job.progress.step > step:  # a lost attempt was further
+            progress = Progress(step=step, total_steps=job.progress.total_steps)
+            self._store.report(self._claim, progress, Metric(restart_after_step=step))
         if start is not None:
             carry_curve(self._volume.attempt(job.id, start[1].curve_of), self._folder)
             logger.info("goes on from the checkpoint of step %d", start[1].step)
