@@ -46,6 +46,7 @@ _LEGACY = {
 }
 _LEAST_PROBABILITY = 0.9
 _DETECTED_CHARS = 4000
+_LEAST_DETECTED_BYTES = 60  # of UTF-8: 60 Latin letters, 20 Chinese characters
 _BETWEEN_TEXTS = re.compile(r'[",;:\t\r\n{}\[\]]+')
 _NO_ENCODINGS = re.compile("idna|punycode|undefined|escape")  # which Python has, too
 _SAMPLED_BYTES = 128 * 1024
@@ -215,8 +216,9 @@ def _suiting_codecs(match: CharsetMatch) -> list[str]:
     French is French still where it is read as if it were Polish; but Polish it is not.
     """
     texts = [text for text in _BETWEEN_TEXTS.split(str(match)) if not text.isascii()]
-    code, probability = detect(" ".join(texts)[:_DETECTED_CHARS])[0]
-    if probability < _LEAST_PROBABILITY:
+    text = " ".join(texts)[:_DETECTED_CHARS]
+    code, probability = detect(text)[0]
+    if probability < _LEAST_PROBABILITY or len(text.encode()) < _LEAST_DETECTED_BYTES:
         return []
     return [
         codec

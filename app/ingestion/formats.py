@@ -1,5 +1,6 @@
 """Which format a file is in: its name decides, then how it begins."""
 
+import codecs
 import json
 from enum import StrEnum
 from pathlib import PurePath
@@ -11,6 +12,7 @@ ACCEPTED_FORMATS = (
     "CSV or TSV with a header line, JSONL (one object a line), JSON (a list of objects), TMX, or "
     "Parquet"
 )
+_HEAD_BYTES = 256
 _HEAD_CHARS = 64 * 1024
 
 
@@ -45,6 +47,7 @@ _OTHER_BEGINNINGS = (
     b"BZh",
     b"%PDF",
 )
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _PARQUET_MAGIC = b"PAR1"
 
 
@@ -54,12 +57,14 @@ def detect_binary(file: BinaryIO, filename: str) -> Format | None:
     Raises UnsupportedFormatError for a format that is not read here.
     """
     file.seek(0)
-    head = file.read(16)
+    head = file.read(_HEAD_BYTES)
     suffix = PurePath(filename).suffix.lower()
     if head.startswith(_PARQUET_MAGIC) or suffix == ".parquet":
         return Format.PARQUET
     if suffix in _OTHER_SUFFIXES or head.startswith(_OTHER_BEGINNINGS):
         raise _unsupported(filename)
+    if suffix not in _BY_SUFFIX and b"\0" in head and not head.startswith(_UTF16_MARKS):
+        raise _unsupported(filename)  # a program, say
     return None
 
 

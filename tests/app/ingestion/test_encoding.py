@@ -179,7 +179,9 @@ def test_western_encodings_are_told_apart_by_the_language(ingestion: Ingestion) 
 
 def test_in_doubt_a_file_is_refused_with_what_to_send(ingestion: Ingestion) -> None:
     error = ingestion.refusal(
-        "prompt,completion\nna\xefve,\xe6\xea\xf3\xb3\xbf\xb3\xb9\xea\n".encode("latin-1")
+        "prompt,completion\n\xe6q \xeaz \xf3k,\xb3x \xbfj \xb3w \xb9v \xeaq \xd0z\n".encode(
+            "latin-1"
+        )
     )
     assert faults(error) == [(2, None, "encoding_doubtful")]
     assert "send its encoding by name" in error.message

@@ -218,6 +218,7 @@ def test_nothing_is_left_when_counting_tokens_fails(ingestion: Ingestion, volume
         (b"<?xml version='1.0'?><xliff/>", "a.xml"),
         (b"prose without a separator", "a.txt"),
         (b"\x1f\x8b\x08", "a.csv.gz"),
+        (b"MZ\0\1", "a.exe"),
     ],
 )
 def test_other_formats_are_refused_with_the_list_of_accepted_ones(
