@@ -1,6 +1,6 @@
 # All commands make their own .venv first; the second time that takes no time.
 .DEFAULT_GOAL := help
-.PHONY: help serve check test test-slow test-browser chaos bench clean
+.PHONY: help serve check test test-slow test-browser chaos bench openapi clean
 
 # Which Python makes .venv: `make serve PYTHON=/path/to/python3.12`. Empty: the first of 3.11, 3.12, 3.13 found.
 PYTHON ?=
@@ -35,6 +35,9 @@ chaos: .venv/stamp-dev ## kill, stop and starve the real processes, for minutes;
 
 bench: .venv/stamp-dev ## serving against plain PEFT, as ratios; ARGS="--adapters 16" and so on
 	@$(BIN)/python -m benchmarks.serve $(ARGS)
+
+openapi: .venv/stamp-dev ## write openapi.json anew, after a change of the HTTP contract
+	@$(BIN)/python -m scripts.write_openapi
 
 clean: ## remove .venv and caches; keeps data/
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
