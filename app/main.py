@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 import time
@@ -109,6 +110,14 @@ def main() -> int:
         app.state.services.stopping,
         grace_s=settings.stop_grace_s,
     )
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # Once it has stopped, uvicorn raises the signal again, for the handler that was there before: a stop that was
+    # asked for is no failure.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
     server.run()
     return 1 if failed or not server.started else 0
 
