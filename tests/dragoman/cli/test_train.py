@@ -77,6 +77,8 @@ def test_ctrl_c_leaves_the_job_running(service_url: str, client: dragoman.Client
         stderr=subprocess.PIPE,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "DRAGOMAN_URL"},
+        # Whoever runs the tests in the background has it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr
         while not process.stderr.readline().startswith("running"):
