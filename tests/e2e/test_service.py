@@ -79,7 +79,15 @@ def submit(client: httpx.Client, adapter: str, **training: Any) -> Any:
         files={"file": ("yoda.csv", EXAMPLE.read_bytes())},
         data={
             "adapter": adapter,
-            "config": json.dumps({"source": "en", "target": "en-x-e2e", "training": training}),
+            "config": json.dumps(
+                {
+                    "source": "en",
+                    "target": "en-x-e2e",
+                    "training": training,
+                    # A few steps make no better translator.
+                    "evaluation": {"promote": "always"},
+                }
+            ),
         },
     )
     assert response.status_code == 202, response.text
@@ -122,7 +130,7 @@ def test_a_file_becomes_a_live_adapter(service: httpx.Client) -> None:
     first_answer_s = time.monotonic() - published
     assert seen[-1] == ("done", {"status": "succeeded"})
     statuses = [d["status"] for k, d in seen if k == "status"]
-    assert statuses == ["queued", "preparing", "running", "succeeded"]
+    assert statuses == ["queued", "preparing", "running", "evaluating", "succeeded"]
     losses = [d["train"]["loss"] for k, d in seen if k == "metrics" and "train" in d]
     assert len(losses) >= 6
     assert losses[-1] < losses[0], "it did not learn"
