@@ -244,12 +244,12 @@ def test_loss_that_is_no_number(build: BuildTrainer) -> None:
 
 def test_run_that_learns_nothing(build: BuildTrainer) -> None:
     """A trained base, and a rate that destroys more than it teaches."""
-    training: dict[str, Any] = {
+    training = {
         "max_steps": 20,
         "learning_rate": 1,
+        "lr_scheduler_type": "constant",  # ruinous to the last step
         "per_device_train_batch_size": 2,
     }
-    training["lr_scheduler_type"] = "constant"  # to the last step
     result = run_training(build("embedded", training=training))
     assert result.final_loss > result.first_loss
     assert not result.has_learnt
