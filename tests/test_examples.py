@@ -37,3 +37,18 @@ def test_no_source_occurs_twice(name: str, volume: Volume) -> None:
     dataset = ingest_example(name, volume)
     sources = {row.prompt.casefold() for row in DatasetStore(volume).rows(dataset.id)}
     assert len(sources) == dataset.rows
+
+
+def test_conversations_of_several_turns(volume: Volume) -> None:
+    dataset = ingest_example("wenyan-sharegpt.json", volume)
+
+    assert dataset.mapping == {"messages": "conversations"}
+    assert dataset.report.warnings == []
+    assert dataset.report.errors == []
+    rows = list(DatasetStore(volume).rows(dataset.id))
+    assert len(rows) == dataset.rows == 40
+    assert sum(len(row.exchanges) for row in rows) == 75
+    sources = {exchange.prompt for row in rows for exchange in row.exchanges}
+    assert len(sources) == 75
+    others = DatasetStore(volume).prompts(ingest_example("wenyan.jsonl", volume).id)
+    assert sources.isdisjoint(others)
