@@ -16,7 +16,17 @@ from app import openapi, problems
 from app.body_limit import BodyLimitMiddleware
 from app.draining import DrainingMiddleware
 from app.metrics import Metrics, MetricsMiddleware
-from app.routes import adapters, datasets, jobs, libretranslate, openai, pages, system, translate
+from app.routes import (
+    adapters,
+    datasets,
+    exports,
+    jobs,
+    libretranslate,
+    openai,
+    pages,
+    system,
+    translate,
+)
 from app.services import Services
 from core import __version__
 from core.settings import Settings
@@ -59,7 +69,8 @@ def create_app(
     app.add_middleware(DrainingMiddleware, stopping=services.stopping)
     app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
     problems.install(app)
-    for room in (translate, libretranslate, adapters, datasets, jobs, openai, system, pages):
+    rooms = (translate, libretranslate, adapters, datasets, exports, jobs, openai, system, pages)
+    for room in rooms:
         app.include_router(room.router)
     openapi.install(app)
     return app

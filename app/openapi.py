@@ -117,7 +117,7 @@ def _add_errors(operation: dict[str, Any], path: str, method: str) -> None:
     statuses = {503}
     if operation.get("parameters"):
         statuses |= {422}
-    if "{" in path:
+    if "{" in path or path == "/suggestions":  # of an adapter
         statuses |= {404}
     if "requestBody" in operation:
         statuses |= {400, 404, 413, 415, 422}

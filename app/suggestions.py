@@ -4,9 +4,11 @@
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from core.errors import UnavailableError
 from core.volume import Volume
@@ -42,3 +44,17 @@ def add_suggestion(volume: Volume, adapter: str, suggestion: Suggestion) -> None
         os.write(handle, line)
     finally:
         os.close(handle)
+
+
+def read_suggestions(volume: Volume, adapter: str | None = None) -> Iterator[Suggestion]:
+    """Streams an adapter's, oldest first, or those of all, adapter by adapter. Raises OSError before the first."""
+    files = [f"{adapter}.jsonl"] if adapter else (p.name for p in volume.suggestions.iterdir())
+    names = sorted(files)
+    return (found for name in names for found in _read(volume, name))
+
+
+def _read(volume: Volume, name: str) -> Iterator[Suggestion]:
+    with suppress(FileNotFoundError), (volume.suggestions / name).open("rb") as file:
+        for line in file:
+            with suppress(ValidationError):  # a full volume took half of it
+                yield Suggestion.model_validate_json(line)

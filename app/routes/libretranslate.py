@@ -3,10 +3,10 @@
 import asyncio
 from collections import defaultdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.deps import ServicesDep, SettingsDep, TranslatorDep
 from app.forms import FORM_TYPES, read_fields, validate
@@ -14,7 +14,7 @@ from app.languages import detect, display_name, normalise
 from app.schemas import DetectedLanguage, LanguageOut, Text
 from app.suggestions import Suggestion, add_suggestion
 from app.translator import Translator
-from core.errors import TooLargeError
+from core.errors import InvalidError, TooLargeError
 from core.settings import Settings
 from core.volume import Volume
 
@@ -33,12 +33,19 @@ class DetectRequest(_Call):
 
 
 class SuggestRequest(_Call):
-    """A better translation `s` of the text `q`."""
+    """A better translation `s` of the text `q`: for an `adapter`, or for that of a language pair."""
 
     q: Text = Field(min_length=1, examples=["I see you."])
     s: Text = Field(min_length=1, examples=["See you, I do."])
-    source: Text = Field(max_length=35, examples=["en"])
-    target: Text = Field(max_length=35, examples=["en-x-yoda"])
+    adapter: Text | None = Field(None, max_length=80, examples=["yoda@2"])
+    source: Text | None = Field(None, max_length=35, examples=["en"])
+    target: Text | None = Field(None, max_length=35, examples=["en-x-yoda"])
+
+    @model_validator(mode="after")
+    def _is_for_somebody(self) -> Self:
+        if not self.adapter and None in (self.source, self.target):
+            raise ValueError("source and target are needed where no adapter is named")
+        return self
 
 
 class Suggested(BaseModel):
@@ -105,7 +112,7 @@ async def detect_language(request: Request, settings: SettingsDep) -> list[Detec
 async def suggest(
     request: Request, settings: SettingsDep, services: ServicesDep, translator: TranslatorDep
 ) -> Suggested:
-    """Suggest a better translation. It is kept beside the adapter of that language pair, for a later training."""
+    """Suggest a better translation. It is kept for a later training of the adapter; `GET /suggestions` has them all."""
     body = validate(SuggestRequest, await read_fields(request))
     _check_length(body.q, settings)
     _check_length(body.s, settings)
@@ -128,8 +135,9 @@ def get_frontend_settings(settings: SettingsDep, translator: TranslatorDep) -> F
 
 
 def _keep(body: SuggestRequest, volume: Volume, translator: Translator) -> None:
-    version = translator.resolve(None, body.source, body.target, [body.q]).version
-    assert version is not None, "a language pair leads to an adapter"
+    version = translator.resolve(body.adapter or None, body.source, body.target, [body.q]).version
+    if version is None:
+        raise InvalidError("adapter 'base' learns nothing; name one that suggestions are kept for")
     suggestion = Suggestion(
         prompt=body.q,
         completion=body.s,

@@ -84,11 +84,15 @@ def get_file(file_id: str, store: DatasetsDep) -> FileObject:
     return _file_object(store.get(file_id), store)
 
 
-@router.get("/{file_id}/content", response_class=StreamingResponse)
+@router.get(
+    "/{file_id}/content",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/jsonl": {}}}},
+)
 def get_content(file_id: str, store: DatasetsDep) -> StreamingResponse:
     """The rows as they are trained on: JSONL, one conversation a line."""
     store.get(file_id)
-    return StreamingResponse(_lines(file_id, store), media_type="application/jsonl")
+    return StreamingResponse(read_conversations(file_id, store), media_type="application/jsonl")
 
 
 @router.delete("/{file_id}")
@@ -121,7 +125,8 @@ def _file_object(dataset: Dataset, store: DatasetStore) -> FileObject:
     )
 
 
-def _lines(dataset_id: str, store: DatasetStore) -> Iterator[str]:
+def read_conversations(dataset_id: str, store: DatasetStore) -> Iterator[str]:
+    """JSON lines, each with the `messages` of a row."""
     for row in store.rows(dataset_id):
         turns = [
             {"role": role, "content": content}
