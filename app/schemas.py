@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from core.adapters import Seal
 from core.jobs import (
@@ -16,23 +16,11 @@ from core.jobs import (
     Priority,
     Progress,
 )
-from core.prompt import PlainText, Prompt
+from core.plain_text import PlainText
+from core.prompt import Prompt
 from core.training_config import JobConfig, LanguageCode
 
-
-def _well_formed(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("the text holds a NUL character (U+0000), which no text may")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text holds half a surrogate pair at character {error.start}; send valid Unicode"
-        ) from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_well_formed)]
+Text = PlainText
 # Each is looked for after every token.
 StopString = Annotated[Text, Field(max_length=256)]
 
@@ -141,7 +129,7 @@ class AdapterImport(RequestBody):
     prompt: Prompt | None = None
     source: LanguageCode | None = None
     target: LanguageCode | None = None
-    description: PlainText | None = Field(None, max_length=2000)
+    description: Text | None = Field(None, max_length=2000)
     make_current: bool = Field(False, description="so is the first version of a name in any case")
 
 

@@ -1,12 +1,13 @@
 """The one place that turns a source text into a prompt, for training and for serving alike."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jinja2 import TemplateError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.errors import InvalidError
+from core.plain_text import PlainText
 
 _SENTINEL = "\u4e00a1b2c3"  # a completion that no template contains, to find what follows it
 # Llama 3's templates write today's date into the prompt unless told one; a sealed prompt must not change overnight.
@@ -22,21 +23,6 @@ class Tokenizer(Protocol):
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
-
-
-def _well_formed(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("the text holds a NUL character (U+0000), which no text may")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text holds half a surrogate pair at character {error.start}; send valid Unicode"
-        ) from error
-    return text
-
-
-PlainText = Annotated[str, AfterValidator(_well_formed)]
 
 
 class Prompt(BaseModel):

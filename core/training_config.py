@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from langcodes import tag_is_valid
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from core.plain_text import PlainText
 from core.presets import PRESETS, PresetName, with_preset
-from core.prompt import PlainText, Prompt
+from core.prompt import Prompt
 
 # Rows that are held out where a job does not say: a tenth, and no more than tell a difference of some BLEU points.
 _HELD_OUT_SHARE = 0.1
