@@ -10,9 +10,9 @@ changes with every claim and every sweep, so a worker that was given up can no l
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -140,19 +140,15 @@ class JobStore:
         after: str | None = None,
     ) -> list[Job]:
         """Newest first; `after` is the id of the last job of the page before."""
-        ids: Iterable[str] = self._redis.zrevrange(_ALL, 0, -1)  # type: ignore[assignment]
-        found: list[Job] = []
-        skipping = after is not None
-        for job_id in ids:
-            if skipping:
-                skipping = job_id != after
-                continue
-            if len(found) == limit:
-                break
-            job = self.get(job_id)
-            if (status is None or job.status == status) and adapter in (None, job.adapter):
-                found.append(job)
-        return found
+        ids: list[str] = self._redis.zrevrange(_ALL, 0, -1)  # type: ignore[assignment]
+        if after is not None:
+            ids = ids[ids.index(after) + 1 :] if after in ids else []
+        wanted = (
+            job
+            for job in self._present(ids)
+            if (status is None or job.status == status) and adapter in (None, job.adapter)
+        )
+        return list(islice(wanted, limit))
 
     def count_open(self) -> dict[str, int]:
         """How many jobs are in each status that has not ended."""
@@ -165,7 +161,7 @@ class JobStore:
 
     def uses_dataset(self, dataset_id: str) -> bool:
         """Whether a job that has not ended trains on it."""
-        return any(self.get(i).dataset_id == dataset_id for i in self._open_ids())
+        return any(job.dataset_id == dataset_id for job in self._present(self._open_ids()))
 
     def cancel(self, job_id: str, *, publish: bool = False) -> Job:
         """Ends a waiting job at once; a claimed one becomes `cancelling` until its worker has stopped.
@@ -264,13 +260,9 @@ class JobStore:
         if not queued:
             return {}
         durations: Any = self._redis.lrange(_DURATIONS, 0, -1)
-        running: list[Job] = []
-        for job_id in self._open_ids():
-            with suppress(NotFoundError):  # deleted meanwhile
-                running.append(self.get(job_id))
         return forecast(
             [job_id for _, job_id in sorted(queued)],
-            [job for job in running if job.status in CLAIMED],
+            [job for job in self._present(self._open_ids()) if job.status in CLAIMED],
             [float(seconds) for seconds in durations],
             now=datetime.now(UTC),
         )
@@ -282,6 +274,15 @@ class JobStore:
     def is_serving(self) -> bool:
         """Whether a server has told within its time that requests are running."""
         return bool(self._redis.exists(_SERVING))
+
+    def _present(self, ids: Iterable[str]) -> Iterator[Job]:
+        """Those that were not deleted meanwhile."""
+        for job_id in ids:
+            try:
+                job = self.get(job_id)
+            except NotFoundError:
+                continue
+            yield job
 
     def _open_ids(self) -> list[str]:
         return [str(i) for i in self._redis.smembers(_OPEN)]
@@ -364,17 +365,9 @@ class JobStore:
             self._redis.ltrim(_DURATIONS, 0, _NUM_DURATIONS - 1)
         return is_moved
 
-    def report(
-        self,
-        claim: Claim,
-        progress: Progress,
-        metric: Metric | None = None,
-        warnings: list[str] | None = None,
-    ) -> None:
+    def report(self, claim: Claim, progress: Progress, metric: Metric | None = None) -> None:
         """Writes progress, and announces a new point of the curve. Raises LeaseLostError."""
         fields = {"progress": progress.model_dump_json()}
-        if warnings is not None:
-            fields["warnings"] = json.dumps(warnings)
         event = {"progress": progress.model_dump()}
         if metric is not None:
             event |= metric.model_dump(exclude_none=True)
