@@ -50,7 +50,8 @@ class LeaseKeeper:
     """Renews the lease from a thread of its own; the rest is for the code that does the work.
 
     After a stop request the work has `grace_s` seconds to reach a `check`; then the job is handed back from here and
-    the process ends, because a step on a large model must not hold up a deploy.
+    the process ends, because a step on a large model must not hold up a deploy. So it is after a cancel, and once the
+    lease is lost: work that hangs would keep the device, and a cancelled job `cancelling`, for ever.
     """
 
     def __init__(
@@ -67,6 +68,9 @@ class LeaseKeeper:
         self._standing = Standing(status, publishes=status == JobStatus.CANCELLING)
         self._renewed_at_s = time.monotonic()
         self._is_lost = False
+        self._useless_since_s: float | None = None
+        # Elsewhere than in the main thread the process is somebody else's.
+        self._may_end_process = threading.current_thread() is threading.main_thread()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_closed, name="lease", daemon=True)
 
@@ -137,18 +141,21 @@ class LeaseKeeper:
                 self._renew()
             except LeaseLostError:
                 self._is_lost = True
-                return
             except RedisError as error:
                 # Whether the lease is lost is for Redis to say, once it answers again.
                 logger.warning("cannot renew the lease of job %s: %s", self._claim.job.id, error)
             self._end_after_grace()
 
     def _end_after_grace(self) -> None:
+        if isinstance(self.interruption, JobCancelledError | LeaseLostError):
+            self._useless_since_s = self._useless_since_s or time.monotonic()
         age_s = self._stop.age_s
-        if age_s is None or age_s < self._grace_s:
+        if age_s is None and self._useless_since_s is not None:
+            age_s = time.monotonic() - self._useless_since_s
+        if age_s is None or age_s < self._grace_s or not self._may_end_process:
             return
         logger.warning(
-            "job %s did not reach the end of a step in %.0f s: ending this process",
+            "job %s did not stop in %.0f s: ending this process",
             self._claim.job.id,
             self._grace_s,
         )

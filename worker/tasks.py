@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from core.errors import ServiceError
+from core.errors import NotFoundError, ServiceError
 from core.job_store import Claim, JobStore, LeaseLostError
 from core.jobs import ENDED, JobError
 from core.settings import Settings
@@ -100,8 +100,9 @@ def _work(
     except OSError as error:  # not even a log can be written
         logger.exception("job %s failed", claim.job.id)
         store.move(claim, "failed", error=explain(error))
-    if store.get(claim.job.id).status in ENDED:
-        volume.remove_checkpoints(claim.job.id)
+    with suppress(NotFoundError):  # deleted as soon as it had ended
+        if store.get(claim.job.id).status in ENDED:
+            volume.remove_checkpoints(claim.job.id)
 
 
 def explain(error: Exception) -> JobError:
@@ -123,11 +124,13 @@ def explain(error: Exception) -> JobError:
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # What PyTorch's CPU allocator raises has no type of its own.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    # What PyTorch's CPU allocator raises has no type of its own; Trainer wraps what an evaluation raises.
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator" in str(error) or _is_out_of_memory(error.__cause__)
+    )
 
 
 def _open_folder(volume: Volume, claim: Claim) -> Path:

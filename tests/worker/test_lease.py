@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -122,16 +123,47 @@ settings = Settings(redis_url=sys.argv[1])
 store, stop = connect_store(settings), StopRequest()
 claim = store.claim(sys.argv[2])
 with LeaseKeeper(store, claim, stop, lease_s=1, grace_s=0.5):
-    stop.make()
+    {order}
     time.sleep(60)
 """
 
 
-def test_work_that_does_not_stop_is_ended(jobs: Jobs, store: JobStore, redis_url: str) -> None:
+@pytest.mark.parametrize(
+    ("order", "status", "attempt"),
+    [
+        ("stop.make()", JobStatus.QUEUED, 0),
+        ("store.cancel(claim.job.id)", JobStatus.CANCELLED, 1),
+        # As a sweep does: the job is another worker's by now, and stays as it is.
+        (
+            "store._redis.hincrby('dragoman:job:' + claim.job.id, 'fence', 1)",
+            JobStatus.PREPARING,
+            1,
+        ),
+    ],
+)
+def test_work_that_does_not_stop_is_ended(
+    jobs: Jobs, store: JobStore, redis_url: str, order: str, status: JobStatus, attempt: int
+) -> None:
     job = jobs.create()
+    work = HANGING_WORK.replace("{order}", order)
     process = subprocess.run(
-        [sys.executable, "-c", HANGING_WORK, redis_url, job.id], cwd=ROOT, timeout=60, check=False
+        [sys.executable, "-c", work, redis_url, job.id], cwd=ROOT, timeout=60, check=False
     )
     assert process.returncode == 1
     job = store.get(job.id)
-    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+    assert (job.status, job.attempt) == (status, attempt)
+
+
+def test_a_process_that_does_more_is_not_ended(
+    store: JobStore, claim: Claim, stop: StopRequest
+) -> None:
+    def work() -> None:
+        with LeaseKeeper(store, claim, stop, lease_s=LEASE_S, grace_s=0) as lease:
+            store.cancel(claim.job.id)
+            wait_for(JobCancelledError, lease.check)
+            time.sleep(LEASE_S)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert store.get(claim.job.id).status == JobStatus.CANCELLING

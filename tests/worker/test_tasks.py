@@ -145,6 +145,9 @@ def test_what_owners_are_told() -> None:
         torch.empty(2**60)
     assert code(caught.value) == "out_of_memory"
     assert "per_device_train_batch_size" in explain(caught.value).message
+    evaluation = RuntimeError("Evaluation hit an out-of-memory error.")
+    evaluation.__cause__ = caught.value
+    assert code(evaluation) == "out_of_memory"
 
 
 def test_published_name_of_the_base(tmp_path: Path) -> None:
