@@ -22,6 +22,7 @@ _MAX_HELD_OUT = 200
 _BEST_RATE = 1e-3
 _BEST_RATE_WIDTH = 384
 _WIDTH_EXPONENT = 0.781
+_MAX_BATCHES_IN_STEP = 1024
 
 
 def _valid_language(code: str) -> str:
@@ -84,6 +85,9 @@ class TrainingSection(_Section):
     `early_stopping_patience` are off, `assistant_only_loss` is as `completion_only_loss`; `bf16` and `fp16` are as
     the device can; `gradient_checkpointing` is on where memory asks for it.
 
+    `auto_find_batch_size`: after an out-of-memory the run begins anew with batches of half as many rows and gradients
+    of twice as many batches accumulated, so that a step learns from the rows it was to learn from.
+
     What is trained on: every answer with `assistant_only_loss`, each row's last answer with `completion_only_loss`
     alone, everything with neither.
     """
@@ -92,7 +96,7 @@ class TrainingSection(_Section):
     max_steps: Literal[-1] | Annotated[int, Field(ge=1, le=10_000_000)] = -1
     learning_rate: float | None = Field(None, gt=0, le=1)
     per_device_train_batch_size: int = Field(8, ge=1, le=1024)
-    gradient_accumulation_steps: int = Field(1, ge=1, le=1024)
+    gradient_accumulation_steps: int = Field(1, ge=1, le=_MAX_BATCHES_IN_STEP)
     auto_find_batch_size: bool = False
     max_length: int = Field(512, ge=8, le=131_072)
     packing: bool = False
@@ -137,11 +141,27 @@ class TrainingSection(_Section):
         wanted = self.assistant_only_loss
         return self.completion_only_loss if wanted is None else wanted
 
+    def in_batches_of(self, num_rows: int) -> Self:
+        """With as many rows in a step as now, or as nearly as can be, in batches of `num_rows`."""
+        rows_in_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        num_batches = min(max(1, round(rows_in_step / num_rows)), _MAX_BATCHES_IN_STEP)
+        update = {
+            "per_device_train_batch_size": num_rows,
+            "gradient_accumulation_steps": num_batches,
+        }
+        return self.model_copy(update=update)
+
     def is_trained(self, index: int, num_segments: int) -> bool:
         """Whether segment `index` of a conversation is learnt; even ones are questions, odd ones answers."""
         if self.trains_all_answers:
             return index % 2 == 1
         return index == num_segments - 1 or not self.completion_only_loss
+
+
+def default_learning_rate(hidden_size: int) -> float:
+    """For a base of `hidden_size` features."""
+    rate = _BEST_RATE * (_BEST_RATE_WIDTH / hidden_size) ** _WIDTH_EXPONENT
+    return float(f"{rate:.2g}")
 
 
 class EvaluationSection(_Section):
@@ -188,8 +208,7 @@ class JobConfig(_Section):
         """
         settled = self.model_copy(deep=True)
         if settled.training.learning_rate is None:
-            rate = _BEST_RATE * (_BEST_RATE_WIDTH / hidden_size) ** _WIDTH_EXPONENT
-            settled.training.learning_rate = float(f"{rate:.2g}")
+            settled.training.learning_rate = default_learning_rate(hidden_size)
         if settled.evaluation.holdout is None:
             share = round(num_rows * _HELD_OUT_SHARE)
             settled.evaluation.holdout = min(share, _MAX_HELD_OUT)

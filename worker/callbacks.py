@@ -30,8 +30,10 @@ _PROGRESS_INTERVAL_S = 1.0
 class JobCallback(TrainerCallback):  # type: ignore[misc]
     """Writes the curve to the volume, then announces it; `check` raises if the run should stop.
 
-    A run may begin more than once: after it ran out of memory accelerate starts the loop again with smaller batches.
-    `ends_early` says whether the run was cancelled, and is to end with what it has learnt. `eval_dataset` is only counted, so that the first estimate of the time left knows of evaluations.
+    A run may begin more than once: after it ran out of memory the trainer starts the loop again with smaller batches.
+    `note_batch_size` is told the rows in a batch at each beginning. `ends_early` says whether the run was cancelled, and
+    is to end with what it has learnt. `eval_dataset` is only counted, so that the first estimate of the time left knows
+    of evaluations.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         *,
         eval_dataset: Dataset | None = None,
         ends_early: Callable[[], bool] = lambda: False,
+        note_batch_size: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._claim = claim
@@ -50,6 +53,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
         self._check = check
         self._eval_dataset = eval_dataset
         self._ends_early = ends_early
+        self._note_batch_size = note_batch_size
         self._eta = Eta(Plan(total_steps=0))
         self._num_begun = 0
         self._reported_at_s = 0.0
@@ -70,8 +74,11 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
             append_metric(self._attempt, restart)
         if self._num_begun > 1:
             logger.warning(
-                "out of memory: training begins anew with batches of %s", state.train_batch_size
+                "out of memory: training begins anew with batches of %d, %d in a step",
+                args.per_device_train_batch_size,
+                args.gradient_accumulation_steps,
             )
+        self._note_batch_size(args.per_device_train_batch_size)
         if args.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(args.device)
         # Whoever watches the job may hold points of an earlier beginning, or of an earlier attempt.

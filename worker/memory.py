@@ -115,7 +115,7 @@ def _what_fits(config: JobConfig, need: MemoryEstimate, free: int) -> str:
         batch = room // per_row
         return (
             f"per_device_train_batch_size={batch} may fit (with gradient_accumulation_steps="
-            f"{-(-training.per_device_train_batch_size // batch)} for the same step)"
+            f"{training.in_batches_of(batch).gradient_accumulation_steps} for the same step)"
         )
     if room <= 0:
         return "this base model is too large for the device, whatever the config"

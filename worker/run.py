@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal, TypeVar
 
 from peft import PeftModel
+from redis import RedisError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
 from core.adapters import AdapterRegistry, AdapterVersion
@@ -21,7 +22,7 @@ from core.jobs import Evaluation, Progress
 from core.metrics import Metric, carry_curve
 from core.prompt import PromptRenderer, SealedPrompt, seal_prompt
 from core.settings import Settings
-from core.training_config import JobConfig
+from core.training_config import JobConfig, TrainingSection
 from core.volume import SCRATCH_PREFIX, Volume
 from worker.callbacks import JobCallback
 from worker.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, restore_trained
@@ -46,6 +47,7 @@ from worker.turns import ServingFirst
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_NO_MORE = "memory allows no more"
 
 
 def run_job(
@@ -128,12 +130,16 @@ class _Attempt:
         job.resolved = config
         self._warn(*warnings)
         material = self._gather(dataset, config)
-        self._warn(*material.split.warnings, *_of_length(material.data, config))
+        self._warn(
+            *material.split.warnings,
+            *_of_length(material.data, config),
+            *_of_held_out(material, config),
+        )
         self._lease.check()
         if self._lease.ends_early and start is None:
             raise JobCancelledError(job.id)  # nothing was learnt that could be published
         model, result = self._train(precision, config, material, start)
-        self._warn(*_of_learning(result, config))
+        self._warn(*_of_learning(result))
         round_lora(model, result)
         stop_token_ids = material.renderer.stop_token_ids(eos_token_ids(model))
         way = Way(material.renderer, frozenset(stop_token_ids))
@@ -179,6 +185,7 @@ class _Attempt:
         material: _Material,
         start: tuple[Path, Checkpoint] | None,
     ) -> tuple[PeftModel, TrainingResult]:
+        asked = config.training.model_copy()
         path, record = start or (None, None)
         attempt = self._claim.job.attempt
         minutes = self._settings.checkpoint_minutes
@@ -197,6 +204,7 @@ class _Attempt:
             self._lease.check_in_step,
             eval_dataset=material.eval_data.dataset if material.eval_data else None,
             ends_early=lambda: self._lease.ends_early,
+            note_batch_size=lambda num_rows: self._note_batch_size(asked, num_rows),
         )
         callbacks: list[TrainerCallback] = [checkpointer, callback]
         if self._settings.device_policy == "wait":
@@ -228,7 +236,9 @@ class _Attempt:
             self._move("running")
             if path and record and record.result:
                 restore_trained(trainer.model, path)
-                return trainer.model, TrainingResult(**record.result)
+                result = TrainingResult(**record.result)
+                self._note_batch_size(asked, result.batch_size)
+                return trainer.model, result
             self._checkpoints.link_into(Path(scratch))
             result = run_training(
                 trainer, Path(scratch) / f"checkpoint-{record.step}" if record else None
@@ -277,6 +287,18 @@ class _Attempt:
         if not self._store.move(self._claim, status):
             self._lease.renew_now()
 
+    def _note_batch_size(self, asked: TrainingSection, num_rows: int) -> None:
+        """Writes that batches of `num_rows` rows are used, and a warning if that is not what was `asked` for."""
+        job = self._claim.job
+        assert job.resolved is not None
+        job.resolved.training = used = asked.in_batches_of(num_rows)
+        # Of an earlier attempt, or of a beginning that did not fit either.
+        job.warnings = [text for text in job.warnings if not text.endswith(_NO_MORE)]
+        try:
+            self._warn(*_of_batches(asked, used))
+        except RedisError as error:  # it is written again with the next warning
+            logger.warning("cannot report the batch size: %s", error)
+
     def _warn(self, *warnings: str) -> None:
         """Writes the config and all warnings so far; an earlier attempt may have found the same."""
         job = self._claim.job
@@ -299,13 +321,24 @@ def _of_length(data: TrainingData, config: JobConfig) -> Iterator[str]:
         )
 
 
-def _of_learning(result: TrainingResult, config: JobConfig) -> Iterator[str]:
-    asked = config.training.per_device_train_batch_size
-    if result.batch_size < asked:
+def _of_held_out(material: _Material, config: JobConfig) -> Iterator[str]:
+    if material.split.held_out and material.eval_data is None:
         yield (
-            f"training.per_device_train_batch_size: {asked} was asked for, {result.batch_size} is "
-            "used: memory allows no more"
+            f"the {len(material.split.held_out)} held-out rows are all longer than max_length="
+            f"{config.training.max_length} tokens: they are judged on, but there is no loss on them and no early stop"
         )
+
+
+def _of_batches(asked: TrainingSection, used: TrainingSection) -> Iterator[str]:
+    if used != asked:
+        yield (
+            f"training.per_device_train_batch_size: {asked.per_device_train_batch_size} was asked for, "
+            f"{used.per_device_train_batch_size} is used, with gradient_accumulation_steps "
+            f"{used.gradient_accumulation_steps} in place of {asked.gradient_accumulation_steps}: {_NO_MORE}"
+        )
+
+
+def _of_learning(result: TrainingResult) -> Iterator[str]:
     if not result.has_learnt:
         yield (
             f"the loss did not fall ({result.first_loss:.2f} at first, {result.final_loss:.2f} at "

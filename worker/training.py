@@ -154,6 +154,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=[*callbacks, *reporters],
         peft_config=lora,
+        training=training,
     )
     trainer.remove_callback(PrinterCallback)
     if training.auto_find_batch_size:
@@ -192,7 +193,7 @@ def run_training(trainer: SFTTrainer, checkpoint: Path | None = None) -> Trainin
         first_loss=losses[0],
         final_loss=losses[-1],
         num_trainable=num_trainable,
-        batch_size=trainer.state.train_batch_size,
+        batch_size=trainer.args.per_device_train_batch_size,
         has_learnt=_has_fallen(losses),
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core.training_config import JobConfig
+from core.training_config import JobConfig, TrainingSection
 
 
 def test_defaults_are_complete() -> None:
@@ -84,3 +84,29 @@ def test_refused(config: dict[str, Any], location: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("code", ["und", "en", "lzh", "zh-Hans", "en-x-yoda"])
 def test_language_tags(code: str) -> None:
     assert JobConfig(source=code, target=code).target == code
+
+
+@pytest.mark.parametrize(
+    ("rows", "accumulated", "batch_size", "expected"),
+    [
+        (16, 1, 8, 2),
+        (16, 1, 1, 16),
+        (2, 4, 1, 8),
+        (10, 1, 2, 5),
+        (9, 1, 4, 2),  # 8 rows are nearer to 9 than 12
+        (7, 1, 3, 2),
+        (16, 1, 16, 1),
+        (4, 2, 64, 1),
+        (1024, 4, 1, 1024),  # and no more than a job may ask for
+    ],
+)
+def test_a_step_keeps_its_rows_in_smaller_batches(
+    rows: int, accumulated: int, batch_size: int, expected: int
+) -> None:
+    training = TrainingSection(
+        per_device_train_batch_size=rows, gradient_accumulation_steps=accumulated, seed=7
+    ).in_batches_of(batch_size)
+    assert training.per_device_train_batch_size == batch_size
+    assert training.gradient_accumulation_steps == expected
+    assert training.seed == 7
+    assert TrainingSection.model_validate(training.model_dump()) == training

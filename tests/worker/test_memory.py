@@ -1,5 +1,6 @@
 """What a run needs at the least; what surely does not fit is refused, with what would."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_what_cannot_fit_is_refused(
         check_memory(config, EMBEDDED, CPU, budget(settings, mib), num_longest=4096)
     assert caught.value.code == "out_of_memory"
     assert f"{mib:,} MiB are free" in caught.value.message
+
+
+def test_advice_keeps_the_rows_of_a_step(settings: Settings) -> None:
+    config = resolved(per_device_train_batch_size=256, gradient_accumulation_steps=4)
+    with pytest.raises(ServiceError) as caught:
+        check_memory(config, EMBEDDED, CPU, budget(settings, 2000), num_longest=512)
+    found = re.search(r"batch_size=(\d+) .*accumulation_steps=(\d+) ", caught.value.message)
+    assert found
+    batch_size, num_batches = map(int, found.groups())
+    assert batch_size < 256
+    assert batch_size * num_batches == pytest.approx(1024, abs=batch_size / 2)
+    fitting = resolved(
+        per_device_train_batch_size=batch_size, gradient_accumulation_steps=num_batches
+    )
+    check_memory(fitting, EMBEDDED, CPU, budget(settings, 2000), num_longest=512)
 
 
 def test_a_batch_that_is_to_be_found_is_not_refused(settings: Settings) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 
@@ -18,7 +19,9 @@ from core.job_store import events_key
 from core.jobs import Job, JobStatus
 from core.settings import Settings
 from tests.worker.conftest import ROWS, SHORT, Jobs
+from worker.job_log import LOG_FILE
 from worker.tasks import train
+from worker.trainer import AdapterTrainer
 
 TrainJob = Callable[..., Job]
 
@@ -211,6 +214,93 @@ def test_published_weights_are_those_that_were_judged(jobs: Jobs, run: TrainJob)
     weights = load_file(jobs.registry.resolve("yoda").path / WEIGHTS_FILE)
     assert {str(w.dtype) for w in weights.values()} == {"torch.float16"}
     assert all("default" not in name and "current" not in name for name in weights)
+
+
+def test_held_out_rows_that_are_too_long_for_a_loss(jobs: Jobs, worker_settings: Settings) -> None:
+    held_out = HoldOut.choose((row.prompt for row in ROWS), 4)
+    rows = [
+        row.model_copy(update={"completion": row.completion * 20})
+        if held_out.holds(row.prompt)
+        else row
+        for row in ROWS
+    ]
+    training = SHORT["training"] | {"max_length": 64, "early_stopping_patience": 1}
+    job = jobs.create(config(holdout=4) | {"training": training}, rows=rows)
+    train(worker_settings)
+    job = jobs.store.get(job.id)
+    assert (job.status, job.error) == (JobStatus.SUCCEEDED, None)
+    assert job.warnings[0].startswith("the 4 held-out rows are all longer than max_length=64")
+    assert job.evaluation
+    assert job.evaluation.rows == 4
+
+
+class TestBatchSizeIsFound:
+    """Memory is real and short: PyTorch's allocator is asked for more than there can be."""
+
+    TRAINING = SHORT["training"] | {"per_device_train_batch_size": 8, "auto_find_batch_size": True}
+    WARNING = (
+        "training.per_device_train_batch_size: 8 was asked for, {} is used, with "
+        "gradient_accumulation_steps {} in place of 1: memory allows no more"
+    )
+
+    @pytest.fixture
+    def shorten(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        step = AdapterTrainer.training_step
+
+        def shorten(max_rows: int) -> None:
+            def limited(self: AdapterTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+                if self.args.per_device_train_batch_size > max_rows:
+                    torch.empty(2**60, dtype=torch.uint8)
+                return step(self, *args, **kwargs)
+
+            monkeypatch.setattr(AdapterTrainer, "training_step", limited)
+
+        return shorten
+
+    def test_record_says_what_is_used(
+        self, jobs: Jobs, worker_settings: Settings, shorten: Callable[[int], None]
+    ) -> None:
+        shorten(3)
+        job = jobs.create(config(holdout=0) | {"training": self.TRAINING})
+        train(worker_settings)
+        job = jobs.store.get(job.id)
+        assert (job.status, job.error) == (JobStatus.SUCCEEDED, None)
+        assert job.resolved
+        used, asked = job.resolved.training, job.config.training
+        assert (used.per_device_train_batch_size, used.gradient_accumulation_steps) == (2, 4)
+        assert (asked.per_device_train_batch_size, asked.gradient_accumulation_steps) == (8, 1)
+        assert job.warnings[1:] == [self.WARNING.format(2, 4)]  # and none that 4 would be used
+        assert job.progress.restarts == 2
+        assert (job.progress.step, job.progress.total_steps) == (3, 3)
+        seal = jobs.registry.resolve("yoda").seal
+        assert seal.config["training"]["per_device_train_batch_size"] == 2
+        log = (jobs.volume.attempt(job.id, 1) / LOG_FILE).read_text()
+        assert "out of memory: training begins anew with batches of 4, 2 in a step" in log
+
+    def test_an_attempt_with_more_memory_takes_it_back(
+        self, jobs: Jobs, worker_settings: Settings
+    ) -> None:
+        stale = [self.WARNING.format(4, 2), "another"]
+        job = jobs.create(config(holdout=0) | {"training": self.TRAINING})
+        jobs.store._redis.hset(f"dragoman:job:{job.id}", "warnings", json.dumps(stale))
+        train(worker_settings)
+        job = jobs.store.get(job.id)
+        assert job.resolved
+        assert job.resolved.training.per_device_train_batch_size == 8
+        assert job.warnings[:1] == ["another"]
+        assert not [text for text in job.warnings if "asked for" in text]
+
+    def test_nothing_fits(
+        self, jobs: Jobs, worker_settings: Settings, shorten: Callable[[int], None]
+    ) -> None:
+        shorten(0)
+        job = jobs.create(config(holdout=0) | {"training": self.TRAINING})
+        train(worker_settings)
+        job = jobs.store.get(job.id)
+        assert job.status == JobStatus.FAILED
+        assert job.error
+        assert job.error.code == "out_of_memory"
+        assert "not even a batch of one row fits" in job.error.message
 
 
 class TestInTheMidst:

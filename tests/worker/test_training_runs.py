@@ -1,5 +1,6 @@
 """What a run does besides learning: evaluations, checkpoints, early stops, retries, reports; and both recipes as a whole."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from trl import SFTTrainer
 from core.datasets import Row
 from core.errors import ServiceError
 from tests.worker.conftest import ROWS
-from tests.worker.trainers import losses_of
+from tests.worker.trainers import first_batch, losses_of
 from worker.integrations import reporting_callbacks
 from worker.training import run_training, training_attention
 
@@ -93,37 +94,113 @@ def test_early_stop_keeps_the_best_weights(build: BuildTrainer, tmp_path: Path) 
         torch.testing.assert_close(weights[name.replace(".weight", ".default.weight")], weight)
 
 
-class OutOfMemoryOnce(TrainerCallback):  # type: ignore[misc]
-    """As CUDA says it, at the third step; keeps what each start began with."""
+class OutOfMemory(TrainerCallback):  # type: ignore[misc]
+    """For batches of more than `max_rows`, at the third step; keeps what each start began with."""
 
-    def __init__(self) -> None:
-        self.begun: list[list[torch.Tensor]] = []
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._begins = False
+        self.first_weights: list[list[torch.Tensor]] = []
+        self.num_moments: list[int] = []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._begins = True
 
     def on_step_begin(
-        self, _: Any, state: Any, *__: Any, model: Any, optimizer: Any, **___: Any
+        self, args: Any, state: Any, _: Any, *, model: Any, optimizer: Any, **__: Any
     ) -> None:
-        if state.global_step == 0:
-            self.begun.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
-            assert not optimizer.state
-        if state.global_step == 2 and len(self.begun) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if self._begins:
+            trained = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+            self.first_weights.append(trained)
+            self.num_moments.append(len(optimizer.state))
+            self._begins = False
+        if state.global_step >= 2 and args.per_device_train_batch_size > self._max_rows:
+            exhaust_memory()
 
 
-def test_batch_size_that_fits_is_found(build: BuildTrainer) -> None:
-    training = SHORT | {"per_device_train_batch_size": 10, "auto_find_batch_size": True}
-    callback = OutOfMemoryOnce()
-    trainer = build(training=training, callbacks=[callback])
+def exhaust_memory() -> None:
+    """Asks PyTorch's allocator for more than there can be."""
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+LONG = {"max_steps": 6, "learning_rate": 1e-3, "logging_steps": 1}
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_batch_size_that_fits_is_found(build: BuildTrainer, accumulated: int) -> None:
+    """Halved, and the steps are those that were asked for: the same rows, so the same losses and weights."""
+    training = LONG | {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": accumulated,
+    }
+    plain = build(training=training)
+    expected = run_training(plain)
+
+    memory = OutOfMemory(max_rows=2)
+    trainer = build(training=training | {"auto_find_batch_size": True}, callbacks=[memory])
     result = run_training(trainer)
-    assert (result.batch_size, result.num_steps) == (9, 4)
-    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4]
-    # Weights and optimiser start anew, as if 9 had been asked for from the beginning.
-    torch.testing.assert_close(callback.begun[0], callback.begun[1])
-    assert trainer.lr_scheduler.last_epoch == 4
+    assert (result.batch_size, result.num_steps) == (2, 6)
+    assert trainer.args.gradient_accumulation_steps == 4 * accumulated
+    assert first_batch(trainer)["input_ids"].shape[0] == 2
+    assert len(memory.first_weights) == 3  # 8, 4, 2
+    for weights in memory.first_weights[1:]:
+        torch.testing.assert_close(weights, memory.first_weights[0], rtol=0, atol=0)
+    assert memory.num_moments == [0, 0, 0]
+    assert [e["step"] for e in trainer.state.log_history if "loss" in e] == [1, 2, 3, 4, 5, 6]
+    assert result.num_tokens == expected.num_tokens
+    assert losses_of(trainer) == pytest.approx(losses_of(plain), rel=1e-4)
+    for name, weight in trained(plain).items():
+        torch.testing.assert_close(trained(trainer)[name], weight, rtol=1e-2, atol=1e-4)
+
+
+def test_evaluation_has_batches_that_fit(build: BuildTrainer) -> None:
+    training = LONG | {
+        "per_device_train_batch_size": 8,
+        "auto_find_batch_size": True,
+        "eval_steps": 3,
+    }
+    trainer = build(training=training, eval_rows=ROWS[:7], callbacks=[OutOfMemory(max_rows=3)])
+    run_training(trainer)
+    assert next(iter(trainer.get_eval_dataloader()))["input_ids"].shape[0] == 2
+    assert len(losses_of(trainer, "eval_loss")) == 2
+
+
+def test_batch_size_is_found_again_after_a_checkpoint(build: BuildTrainer, tmp_path: Path) -> None:
+    """Memory that was there before the interruption is gone: what goes on are weights, moments and steps."""
+    training = LONG | {
+        "per_device_train_batch_size": 8,
+        "auto_find_batch_size": True,
+        "save_steps": 2,
+    }
+    whole = build(training=training)
+    run_training(whole)
+    memory = OutOfMemory(max_rows=4)
+    trainer = build(training=training, callbacks=[memory])
+    result = run_training(trainer, tmp_path / "checkpoints/checkpoint-2")
+    assert (result.batch_size, result.num_steps) == (4, 6)
+    torch.testing.assert_close(memory.first_weights[1], memory.first_weights[0], rtol=0, atol=0)
+    assert memory.num_moments[0] == memory.num_moments[1] > 0
+    assert losses_of(trainer) == pytest.approx(losses_of(whole), rel=1e-4)
+
+    # The next attempt begins with the size that fitted.
+    state = json.loads((tmp_path / "checkpoints/checkpoint-4/trainer_state.json").read_text())
+    assert state["train_batch_size"] == 4
+    again = build(training=training, callbacks=[OutOfMemory(max_rows=4)])
+    result = run_training(again, tmp_path / "checkpoints/checkpoint-4")
+    assert (result.batch_size, again.args.gradient_accumulation_steps) == (4, 2)
+    assert losses_of(again) == pytest.approx(losses_of(whole), rel=1e-4)
+
+
+def test_nothing_fits(build: BuildTrainer) -> None:
+    training = LONG | {"per_device_train_batch_size": 3, "auto_find_batch_size": True}
+    with pytest.raises(ServiceError, match="not even a batch of one row fits") as caught:
+        run_training(build(training=training, callbacks=[OutOfMemory(max_rows=0)]))
+    assert caught.value.code == "out_of_memory"
 
 
 def test_out_of_memory_is_raised_unless_asked(build: BuildTrainer) -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        run_training(build(training=SHORT, callbacks=[OutOfMemoryOnce()]))
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator: can't allocate memory"):
+        run_training(build(training=LONG, callbacks=[OutOfMemory(max_rows=0)]))
 
 
 def test_tensorboard(build: BuildTrainer, tmp_path: Path) -> None:
