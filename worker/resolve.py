@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from core.presets import PRESETS
 from core.target_modules import match_target_modules
-from core.training_config import JobConfig
+from core.training_config import JobConfig, default_learning_rate
 from worker.integrations import check_installed
 from worker.precision import Precision, choose_compute_dtype, dtype_name
 from worker.training import linear_layers
@@ -44,7 +44,11 @@ def resolve_config(
     _fit_base(resolution, base_folder, base)
     _fit_device(resolution, precision)
     if config.preset == "fast" and precision.device.type == "cuda":
-        _pack_for_gpu(resolution, num_rows, is_rate_free=config.training.learning_rate is None)
+        # The server has settled the config already, and nobody can tell the default from a rate that equals it.
+        default = default_learning_rate(int(base["hidden_size"]))
+        is_rate_free = config.training.learning_rate in (None, default)
+        _pack_for_gpu(resolution, num_rows, is_rate_free=is_rate_free)
+    _fit_schedule(resolution)
     _fit_evaluation(resolution)
     _choose_checkpointing(resolution, base, precision)
     settled.training.assistant_only_loss = settled.training.trains_all_answers
@@ -147,6 +151,12 @@ def _pack_for_gpu(resolution: _Resolution, num_rows: int, *, is_rate_free: bool)
         # AdamW's steps are as noisy as the square root of a batch is small (Malladi et al. 2022, arXiv:2205.10287).
         growth = max(1.0, num_blocks * training.max_length / _TOKENS_OF_RATE) ** 0.5
         training.learning_rate = float(f"{training.learning_rate * growth:.2g}")
+
+
+def _fit_schedule(resolution: _Resolution) -> None:
+    if resolution.config.training.lr_scheduler_type == "constant":
+        reason = "the schedule 'constant' has no warm-up; 'constant_with_warmup' has"
+        resolution.use("training.warmup_steps", 0, reason)
 
 
 def _fit_evaluation(resolution: _Resolution) -> None:

@@ -159,6 +159,16 @@ def test_without_held_out_rows(bases: dict[str, Path]) -> None:
     ]
 
 
+def test_a_constant_rate_has_no_warm_up(bases: dict[str, Path]) -> None:
+    asked = {"lr_scheduler_type": "constant", "warmup_steps": 5}
+    config, (warning,) = resolve(bases["phi3"], training=asked)
+    assert config.training.warmup_steps == 0
+    assert warning.startswith("training.warmup_steps: 5 was asked for, 0 is used: the schedule")
+    assert resolve(bases["phi3"], training=asked | {"warmup_steps": 0})[1] == []
+    with_warmup = asked | {"lr_scheduler_type": "constant_with_warmup"}
+    assert resolve(bases["phi3"], training=with_warmup)[1] == []
+
+
 def test_early_stops_save_what_they_evaluate(bases: dict[str, Path]) -> None:
     config, (warning,) = resolve(
         bases["phi3"],
@@ -221,6 +231,19 @@ def test_fast_packs_on_a_gpu(bases: dict[str, Path]) -> None:
             on_cpu.training.learning_rate * growth, rel=0.05
         )
     assert sizes == [1, 15, 32]  # 4096 tokens at most
+
+
+def test_fast_raises_the_rate_that_the_server_has_settled(bases: dict[str, Path]) -> None:
+    """A job's record holds its config as the server settled it."""
+    asked = JobConfig.model_validate({"preset": "fast", "training": {"max_length": 128}})
+    settled = asked.settled(num_rows=100_000, hidden_size=64)
+    of_both = [
+        resolve_config(c, base_folder=bases["phi3"], precision=GPU, num_rows=100_000)[0]
+        for c in (asked, settled)
+    ]
+    assert of_both[0].training == of_both[1].training
+    assert settled.training.learning_rate
+    assert of_both[1].training.learning_rate > 3 * settled.training.learning_rate
 
 
 @pytest.mark.parametrize(
