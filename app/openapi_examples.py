@@ -174,6 +174,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "warnings": [],
         "config": _CONFIG,
         "attempt": 1,
+        "checkpoints": [
+            {"step": 20, "created_at": _CREATED, "adapter": "job:job-02f991329c7d77e3@20"}
+        ],
     },
     "ChatRequest": {
         "model": "yoda",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.checkpoints import JobCheckpoint
 from core.adapters import Seal
 from core.jobs import (
     Evaluation,
@@ -38,7 +39,8 @@ class TranslateRequest(RequestBody):
     adapter: Text | None = Field(
         None,
         max_length=80,
-        description="`yoda` (its current version), `yoda@2`, or `base` for the untouched base model",
+        description="`yoda` (its current version), `yoda@2`, `base` for the untouched base model, or "
+        "`job:{id}` for what a job that has not ended has learnt so far: its newest checkpoint",
         examples=["yoda"],
     )
     source: Text | None = Field(None, max_length=35, description="language code, or `auto`")
@@ -79,7 +81,9 @@ class TranslateResponse(BaseModel):
     """Each of `translatedText`, `finish_reason`, `alternatives` is a list where `q` is one."""
 
     translatedText: str | list[str]  # noqa: N815  LibreTranslate's name
-    adapter: str = Field(description="the version that answered, such as `yoda@2`")
+    adapter: str = Field(
+        description="the version that answered, such as `yoda@2`, or the checkpoint: `job:{id}@{step}`"
+    )
     usage: Usage
     finish_reason: str | list[str]
     alternatives: list[str] | list[list[str]] | None = None
@@ -183,12 +187,22 @@ class JobOut(BaseModel):
     warnings: list[str]
     config: JobConfig
     attempt: int
+    checkpoints: list[JobCheckpoint] = Field(
+        description="what can be translated with before the job has ended, the newest first"
+    )
 
     @classmethod
-    def of(cls, job: Job, curve: LossCurve, place: Place | None = None) -> "JobOut":
+    def of(
+        cls,
+        job: Job,
+        curve: LossCurve,
+        checkpoints: list[JobCheckpoint],
+        place: Place | None = None,
+    ) -> "JobOut":
         shown = dict(job) | {"config": job.resolved or job.config}
         return cls(
             loss_curve=curve,
+            checkpoints=checkpoints,
             queue_position=place.position if place else None,
             expected_start=place.expected_start if place else None,
             **shown,

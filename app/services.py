@@ -14,6 +14,7 @@ from celery import Celery
 from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError
 
+from app.checkpoints import CheckpointFinder
 from app.engine.adapters import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import load_base_model
@@ -142,6 +143,7 @@ class Services:
             engine,
             self.registry,
             model.tokenizer,
+            CheckpointFinder(self.volume, self.jobs, settings.checkpoint_minutes),
             base_fingerprint=base_fingerprint,
             eos_token_ids=model.eos_token_ids,
             max_new_tokens=settings.max_new_tokens,

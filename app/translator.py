@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from app.checkpoints import CheckpointFinder
 from app.decoding import TextStream
 from app.engine.engine import Engine
 from app.engine.sequence import FinishReason, SamplingParams, Sequence, Update
 from app.languages import detect, detected_as, normalise
-from core.adapters import BASE, AdapterRegistry, AdapterVersion, Seal
+from core.adapters import BASE, JOB_PREFIX, AdapterRegistry, AdapterVersion, Seal
 from core.decoding import default_max_new_tokens, has_words
 from core.errors import InvalidError, NotFoundError, ServiceError
 from core.prompt import Prompt, PromptRenderer, SealedPrompt, seal_prompt
@@ -91,6 +92,7 @@ class Translator:
         engine: Engine,
         registry: AdapterRegistry,
         tokenizer: Any,
+        checkpoints: CheckpointFinder,
         *,
         base_fingerprint: str,
         eos_token_ids: list[int],
@@ -99,6 +101,7 @@ class Translator:
         self._engine = engine
         self._registry = registry
         self._tokenizer = tokenizer
+        self._checkpoints = checkpoints
         self.base_fingerprint = base_fingerprint
         self._max_new_tokens = max_new_tokens
         base_prompt = seal_prompt(Prompt(system=None, template="{text}"), tokenizer)
@@ -110,10 +113,11 @@ class Translator:
     def resolve(
         self, adapter: str | None, source: str | None, target: str | None, texts: list[str]
     ) -> Route:
-        """The route for an adapter's name or version or, without one, for a language pair.
+        """The route for an adapter's name or version, for a job's checkpoint or, without one, for a language pair.
 
         Raises NotFoundError `adapter_not_found` or `language_pair_not_found`, both with what exists, or
-        InvalidError `adapter_missing` or `adapter_for_other_base`.
+        InvalidError `adapter_missing` or `adapter_for_other_base`; for a checkpoint, what CheckpointFinder.find and
+        Engine.read_adapter raise.
         """
         detected = (
             detect("\n".join(texts)) if source is not None and source.lower() == "auto" else []
@@ -122,6 +126,8 @@ class Translator:
             version = self._choose(source, target, [code for code, _ in detected])
         elif adapter == BASE:
             version = None
+        elif adapter.startswith(JOB_PREFIX):
+            version = self._read_checkpoint(adapter)
         else:
             version = self._registry.resolve(adapter)
         best = detected[0] if detected else None
@@ -143,6 +149,20 @@ class Translator:
                 f"this server holds {self.base_fingerprint}",
                 code="adapter_for_other_base",
             )
+
+    def _read_checkpoint(self, ref: str) -> AdapterVersion:
+        """Found and read: the job that it is of may remove it before its turn comes."""
+        checkpoint = self._checkpoints.find(ref)
+        while True:
+            self.check_base(checkpoint.seal, f"checkpoint {checkpoint.ref}")
+            try:
+                self._engine.read_adapter(checkpoint)
+                return checkpoint
+            except ServiceError:
+                left = self._checkpoints.find(ref)  # raises if nothing is left
+                if left == checkpoint:
+                    raise
+                checkpoint = left
 
     def current_versions(self) -> list[AdapterVersion]:
         """The current version of each adapter that has one, is whole and was trained on this base."""

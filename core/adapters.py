@@ -34,6 +34,7 @@ CONFIG_FILE = "adapter_config.json"
 _CURRENT_FILE = "current.json"
 _TRAFFIC_FILE = "traffic.json"
 BASE = "base"  # the name under which the untouched base model is asked for
+JOB_PREFIX = "job:"  # and a job's id: its checkpoints; no adapter's name holds a colon
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -73,7 +74,7 @@ class Seal(BaseModel):
 
 
 class AdapterVersion(BaseModel):
-    """One version: `yoda@2`. `path` is a folder that plain PEFT loads."""
+    """One version: `yoda@2`, or a checkpoint of a job: `job:{id}@{step}`. `path` is a folder that plain PEFT loads."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,9 +83,18 @@ class AdapterVersion(BaseModel):
     path: Path
     seal: Seal
 
+    @classmethod
+    def of_job(cls, job_id: str, step: int, path: Path, seal: Seal) -> "AdapterVersion":
+        """A job's checkpoint, which may go at any time; a later one takes its place."""
+        return cls(name=f"{JOB_PREFIX}{job_id}", version=step, path=path, seal=seal)
+
     @property
     def ref(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return self.name.startswith(JOB_PREFIX)
 
 
 class Adapter(BaseModel):

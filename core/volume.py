@@ -53,8 +53,17 @@ class Volume:
     def remove_checkpoints(self, job_id: str) -> None:
         """Of a job that has ended: what its attempts kept, or were writing, to go on from."""
         folder = self.jobs / job_id
-        for left in (folder / CHECKPOINTS, *folder.glob(f"attempt-*/{SCRATCH_PREFIX}*")):
+        self.remove_folder(folder / CHECKPOINTS)
+        for left in folder.glob(f"attempt-*/{SCRATCH_PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Removes a folder that others may be reading, if it is there: in one step, unless the volume is full."""
+        try:
+            with self.staged_folder() as staged:
+                path.rename(staged / "removed")
+        except OSError:
+            shutil.rmtree(path, ignore_errors=True)
 
     def remove_job(self, job_id: str) -> None:
         """Removes all folders of a job, in one step."""

@@ -202,6 +202,14 @@ class JobError(Answer):
     message: str
 
 
+class JobCheckpoint(Answer):
+    """What a job that has not ended had learnt by `step`; translate calls it by `adapter`."""
+
+    step: int
+    created_at: datetime
+    adapter: str
+
+
 class Job(Answer):
     """A fine-tuning job as it stood when it was asked for; `config` is the one it runs with."""
 
@@ -226,6 +234,7 @@ class Job(Answer):
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+    checkpoints: list[JobCheckpoint] = []
 
     def wait(self, *, progress: bool = False, timeout_s: float | None = None) -> Self:
         """Returns the job once it has ended; `client.jobs.wait(job)`, which see.

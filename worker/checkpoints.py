@@ -1,7 +1,7 @@
 """What a run needs to go on after its process is gone: whole checkpoints, and what was trained, on the volume.
 
 transformers writes a checkpoint into the attempt's scratch folder; it appears in jobs/{id}/checkpoints by one rename, so
-nobody ever finds half of one.
+nobody ever finds half of one. Each is sealed as a version is, so that the server can translate with it.
 """
 
 import errno
@@ -9,41 +9,37 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
-from pydantic import BaseModel, ValidationError
-from safetensors.torch import load_file, save_file
+from pydantic import ValidationError
+from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
+from core.adapters import WEIGHTS_FILE
+from core.checkpoints import RECORD_FILE, TRAINED, CheckpointRecord, step_folder, step_folders
 from core.volume import CHECKPOINTS, Volume, flush_entries, flush_to_disk
 from worker.lease import LeaseKeeper
+from worker.sealer import Sealer, save_lora
 from worker.training import TrainingResult
 
 logger = logging.getLogger(__name__)
 
-_RECORD = "checkpoint.json"
-_TRAINED = "trained"
-_WEIGHTS = "weights.safetensors"
 _NUM_KEPT = 2
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(CheckpointRecord):
     """What transformers does not keep: where the checkpoint comes from, and the losses since the last logged step.
 
-    `files`: sizes in bytes, by name. `curve_of`: the attempt whose metrics reach up to `step`. `result`: of a run that
-    is through, with its weights and nothing else.
+    `curve_of`: the attempt whose metrics reach up to `step`. `result`: of a run that is through, with its weights and
+    nothing else.
     """
 
-    step: int
     curve_of: int
     base_fingerprint: str
-    files: dict[str, int] = {}
     seconds: float = 0.0
     unlogged_loss: float = 0.0
     logged_loss: float = 0.0
@@ -61,7 +57,7 @@ class CheckpointFolder:
 
     def newest(self) -> tuple[Path, Checkpoint] | None:
         """The furthest whole checkpoint; None if there is none."""
-        for path in [self.path / _TRAINED, *self._by_step()]:
+        for path in [self.path / TRAINED, *step_folders(self.path)]:
             record = self._read(path)
             if record is not None:
                 return path, record
@@ -69,9 +65,11 @@ class CheckpointFolder:
 
     def add(self, written: Path, record: Checkpoint) -> Path:
         """Makes the folder `written` the checkpoint of its step; one that is there already stays."""
-        return self._publish(written, record, self.path / f"step-{record.step}")
+        return self._publish(written, record, step_folder(self.path, record.step))
 
-    def add_trained(self, model: PeftModel, result: TrainingResult, curve_of: int) -> None:
+    def add_trained(
+        self, model: PeftModel, result: TrainingResult, curve_of: int, sealer: Sealer
+    ) -> None:
         """Keeps the weights of a run that is through, as they are, until they are judged and published."""
         record = Checkpoint(
             step=result.num_steps,
@@ -80,27 +78,28 @@ class CheckpointFolder:
             result=asdict(result),
         )
         with self._volume.staged_folder() as staged:
-            save_file({n: p.detach().contiguous() for n, p in _trained(model)}, staged / _WEIGHTS)
-            self._publish(staged, record, self.path / _TRAINED)
+            save_lora(model, staged, sealer.base_name)
+            sealer.seal(staged, result.metrics())
+            self._publish(staged, record, self.path / TRAINED)
 
     def prune(self, kept_steps: Iterable[int]) -> None:
         """Removes all but the newest two and those of `kept_steps`."""
-        kept = {f"step-{step}" for step in kept_steps}
-        for path in self._by_step()[_NUM_KEPT:]:
-            if path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+        kept = {step_folder(self.path, step) for step in kept_steps}
+        for path in step_folders(self.path)[_NUM_KEPT:]:
+            if path not in kept:
+                self._volume.remove_folder(path)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._volume.remove_folder(self.path)
 
     def link_into(self, folder: Path) -> None:
         """Shows transformers the checkpoints where it looks for the best one."""
-        for path in self._by_step():
+        for path in step_folders(self.path):
             (folder / path.name.replace("step", "checkpoint")).symlink_to(path)
 
     def _publish(self, written: Path, record: Checkpoint, target: Path) -> Path:
         record.files = {p.name: p.stat().st_size for p in written.iterdir() if p.is_file()}
-        (written / _RECORD).write_text(record.model_dump_json(), encoding="utf-8")
+        (written / RECORD_FILE).write_text(record.model_dump_json(), encoding="utf-8")
         flush_to_disk(written)
         self.path.mkdir(exist_ok=True)
         try:
@@ -114,18 +113,10 @@ class CheckpointFolder:
         flush_entries(self.path)
         return target
 
-    def _by_step(self) -> list[Path]:
-        """Newest first."""
-        found = {}
-        for path in self.path.glob("step-*"):
-            with suppress(ValueError):
-                found[int(path.name.removeprefix("step-"))] = path
-        return [found[step] for step in sorted(found, reverse=True)]
-
     def _read(self, path: Path) -> Checkpoint | None:
         try:
-            record = Checkpoint.model_validate_json((path / _RECORD).read_bytes())
-            is_whole = all((path / n).stat().st_size == s for n, s in record.files.items())
+            record = Checkpoint.model_validate_json((path / RECORD_FILE).read_bytes())
+            is_whole = record.is_whole(path)
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
@@ -139,22 +130,20 @@ class CheckpointFolder:
 
 def restore_trained(model: PeftModel, path: Path) -> None:
     """Gives `model` the weights that `add_trained` kept in `path`."""
-    weights = load_file(path / _WEIGHTS)
-    for name, parameter in _trained(model):
-        parameter.data.copy_(weights[name])
-
-
-def _trained(model: PeftModel) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    weights = load_file(path / WEIGHTS_FILE)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(weights[name.replace(".default.", ".")])  # as PEFT saves it
 
 
 class Checkpointer(TrainerCallback):  # type: ignore[misc]
     """Saves every `interval_s` seconds, where the config names no steps, and before the run is interrupted.
 
-    `trainer` must be set before the run; `start` is the checkpoint that it goes on from.
+    `trainer` and `sealer` must be set before the run; `start` is the checkpoint that it goes on from.
     """
 
     trainer: SFTTrainer
+    sealer: Sealer
 
     def __init__(
         self,
@@ -230,6 +219,7 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]
             logged_loss=self.trainer._total_loss_scalar,
             last_logged_step=self.trainer._globalstep_last_logged,
         )
+        self.sealer.seal(written, {"steps": state.global_step})
         kept = self._folder.add(written, record)
         shutil.rmtree(written, ignore_errors=True)
         written.symlink_to(kept)

@@ -3,12 +3,11 @@
 import errno
 import shutil
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from pathlib import Path
 
 from peft import PeftModel
 
-from core.adapters import SEAL_FILE, AdapterRegistry, AdapterVersion, Seal, content_sha256
+from core.adapters import AdapterRegistry, AdapterVersion, Seal
 from core.base_model import fingerprint
 from core.datasets import Dataset
 from core.errors import InvalidError, NotFoundError
@@ -17,6 +16,7 @@ from core.prompt import SealedPrompt
 from core.training_config import JobConfig
 from core.volume import Volume
 from worker.callbacks import diverged
+from worker.sealer import Sealer, save_lora
 from worker.training import TrainingResult, all_finite
 
 _EMBEDDED_NAME = "dragoman-embedded-base"
@@ -50,43 +50,44 @@ class Publisher:
                 return version
         return None
 
-    def publish(
+    def sealer(
         self,
         job: Job,
         config: JobConfig,
         dataset: Dataset,
-        model: PeftModel,
         prompt: SealedPrompt,
         stop_token_ids: Collection[int],
+    ) -> Sealer:
+        """Seals what `job` learns on this base model. `config` is the job's, resolved."""
+        return Sealer(
+            job=job,
+            config=config,
+            dataset=dataset,
+            prompt=prompt,
+            stop_token_ids=sorted(stop_token_ids),
+            base_fingerprint=self.base_fingerprint,
+            base_name=self._base_name,
+        )
+
+    def publish(
+        self,
+        sealer: Sealer,
+        model: PeftModel,
         result: TrainingResult,
         evaluation: Evaluation | None,
         check: Callable[[], None],
     ) -> AdapterVersion:
         """Saves, seals and publishes `model`'s LoRA as the next version of the job's adapter.
 
-        `check` raises if the job is not this worker's any more. `config` is the job's, resolved; the seal keeps the verdict, so that whoever finds the version can act on it.
+        `check` raises if the job is not this worker's any more. The seal keeps the verdict, so that whoever finds the version can act on it.
         """
+        job = sealer.job
         with self._volume.staged_folder() as staged:
-            _save_lora(model, staged, self._base_name)
-            seal = Seal(
-                base_fingerprint=self.base_fingerprint,
-                base_model=self._base_name,
-                prompt=prompt,
-                stop_token_ids=sorted(stop_token_ids),
-                source=config.source,
-                target=config.target,
-                description=config.description,
-                dataset_id=dataset.id,
-                dataset_sha256=dataset.sha256,
-                dataset_rows=dataset.rows,
-                job_id=job.id,
-                created_at=datetime.now(UTC),
-                config=config.model_dump(mode="json"),
-                metrics=result.metrics(),
-                evaluation=evaluation,
-                content_sha256=content_sha256(staged),
-            )
-            (staged / SEAL_FILE).write_text(seal.model_dump_json(indent=1), encoding="utf-8")
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.half()
+            save_lora(model, staged, self._base_name)
+            seal = sealer.seal(staged, result.metrics(), evaluation)
             (staged / "README.md").write_text(adapter_card(job.adapter, seal), encoding="utf-8")
             check()
             # A job has one such place, and a folder is moved once: a worker that was given up, and wakes here, finds
@@ -148,18 +149,6 @@ def round_lora(model: PeftModel, result: TrainingResult) -> None:
             parameter.data = parameter.data.half().to(parameter.dtype)
     if not all_finite(model):
         raise diverged(result.num_steps)
-
-
-def _save_lora(model: PeftModel, folder: Path, base_name: str) -> None:
-    model.peft_config["default"].base_model_name_or_path = base_name
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.half()
-    # False: PEFT would otherwise ask the hub whether the embeddings were resized.
-    model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
-    (folder / "README.md").unlink(missing_ok=True)
-    for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes for the owner alone; the server may be somebody else
 
 
 def adapter_card(name: str, seal: Seal) -> str:

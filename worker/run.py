@@ -33,6 +33,7 @@ from worker.lease import JobCancelledError, LeaseKeeper
 from worker.memory import check_memory, limit_memory
 from worker.publisher import Publisher, eos_token_ids, round_lora
 from worker.resolve import resolve_config
+from worker.sealer import Sealer
 from worker.split import Split, split_rows
 from worker.training import (
     Precision,
@@ -78,6 +79,7 @@ def run_job(
 class _Material:
     """What is learnt from, what is judged on, and through which prompt."""
 
+    dataset: Dataset
     tokenizer: PreTrainedTokenizerBase
     prompt: SealedPrompt
     renderer: PromptRenderer
@@ -141,22 +143,12 @@ class _Attempt:
         model, result = self._train(precision, config, material, start)
         self._warn(*_of_learning(result))
         round_lora(model, result)
-        stop_token_ids = material.renderer.stop_token_ids(eos_token_ids(model))
-        way = Way(material.renderer, frozenset(stop_token_ids))
+        sealer = self._sealer(model, config, material)
+        way = Way(material.renderer, frozenset(sealer.stop_token_ids))
         evaluation = None
         if material.split.held_out:
             evaluation = self._judge(model, precision, config, material, way)
-        version = self._publisher.publish(
-            job,
-            config,
-            dataset,
-            model,
-            material.prompt,
-            stop_token_ids,
-            result,
-            evaluation,
-            self._lease.renew_now,
-        )
+        version = self._publisher.publish(sealer, model, result, evaluation, self._lease.renew_now)
         logger.info("published %s after %d steps", version.ref, result.num_steps)
         return version
 
@@ -176,7 +168,7 @@ class _Attempt:
             except InvalidError as error:  # each is too long to train on, but not to answer
                 logger.warning("no loss on held-out rows: %s", error.message)
         logger.info("%d rows of dataset %s are tokenised", data.num_rows, dataset.id)
-        return _Material(tokenizer, prompt, renderer, split, data, eval_data)
+        return _Material(dataset, tokenizer, prompt, renderer, split, data, eval_data)
 
     def _train(
         self,
@@ -232,6 +224,7 @@ class _Attempt:
                 eval_data=material.eval_data,
             )
             checkpointer.trainer = trainer
+            checkpointer.sealer = sealer = self._sealer(trainer.model, config, material)
             self._lease.check()
             self._move("running")
             if path and record and record.result:
@@ -245,8 +238,17 @@ class _Attempt:
             )
             result = replace(result, seconds=checkpointer.seconds)
             if self._lease.confirm():
-                self._checkpoints.add_trained(trainer.model, result, attempt)
+                self._checkpoints.add_trained(trainer.model, result, attempt, sealer)
         return trainer.model, result
+
+    def _sealer(self, model: PeftModel, config: JobConfig, material: _Material) -> Sealer:
+        return self._publisher.sealer(
+            self._claim.job,
+            config,
+            material.dataset,
+            material.prompt,
+            material.renderer.stop_token_ids(eos_token_ids(model)),
+        )
 
     def _judge(
         self,

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from app.engine.host_tier import HostTier, LoraWeights
 from app.engine.lora_bank import LoraBank
 from core.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterVersion
-from core.errors import InvalidError, UnavailableError
+from core.errors import InvalidError, NotFoundError, ServiceError, UnavailableError
 
 # Settings of peft.LoraConfig under which an adapter is more than "add B A x": value -> how to say it.
 _REFUSED: dict[str, str] = {
@@ -102,12 +102,18 @@ class _PeftConfig(BaseModel):
 def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
     """Reads a PEFT folder and checks that it is plain LoRA that fits the base model.
 
-    Raises InvalidError `adapter_unusable`, listing everything that does not fit.
+    Raises InvalidError `adapter_unusable`, listing everything that does not fit, or NotFoundError
+    `adapter_not_found` where the folder has gone.
     """
     try:
         config = _PeftConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-        tensors = load_file(folder / WEIGHTS_FILE)
+        # Not mapped into memory: the file may be removed while the weights are in use, from another machine too.
+        tensors = load((folder / WEIGHTS_FILE).read_bytes())
     except (OSError, ValueError, SafetensorError) as error:
+        if not folder.exists():
+            raise NotFoundError(
+                "the adapter was removed before it was read", code="adapter_not_found"
+            ) from error
         raise _unusable([f"its files cannot be read: {error}"]) from error
     faults = config.faults()
     if faults:
@@ -244,6 +250,21 @@ class ResidentAdapters:
     def unpin(self, version: AdapterVersion) -> None:
         self._residents[_key(version)].pins -= 1
 
+    def read(self, version: AdapterVersion) -> None:
+        """Reads `version` now, so that it can be pinned even if its files are removed meanwhile. Any thread.
+
+        Raises InvalidError `adapter_unusable`, or NotFoundError `adapter_not_found`.
+        """
+        key = _key(version)
+        if key not in self._residents and key not in self._tier:
+            reading = self._reading.get(key)
+            future = reading.future if reading else self._start_reading(key, version)
+            try:
+                future.result()
+            except ServiceError:
+                self._reading.pop(key, None)
+                raise
+
     def check(self, folder: Path) -> None:
         """Raises InvalidError `adapter_unusable` where `folder` could not be made resident. Any thread."""
         self._loader.submit(read_lora, folder, self._bank).result()
@@ -262,7 +283,7 @@ class ResidentAdapters:
             if not future.done():
                 return None
             if future.exception() is not None:
-                del self._reading[key]  # the next request may have better luck
+                self._reading.pop(key, None)  # the next request may have better luck
             weights = future.result()
         if not self._make_room(weights.rank):
             if time.monotonic() - waiting_since > self._max_wait_s:
@@ -286,19 +307,31 @@ class ResidentAdapters:
         if not is_sound:
             raise _unusable(["its weights are finite, but the model's answer with them is not"])
         self._tier.put(key, weights)
+        if version.is_checkpoint:
+            self._drop_older(version)
         self.num_loads += 1
         self.num_host_hits += is_known
         self.load_s += time.monotonic() - started
         resident = self._residents[key] = _Resident(slot, weights.rank)
         return resident
 
+    def _drop_older(self, checkpoint: AdapterVersion) -> None:
+        """Frees what earlier checkpoints of the same job hold, which a running one has left behind."""
+        for key in {*self._residents, *self._tier}:
+            name, _, step = key[0].rpartition("@")
+            if name == checkpoint.name and int(step) < checkpoint.version:
+                self._tier.drop(key)
+                if key in self._residents and not self._residents[key].pins:
+                    self._evict(key)
+
     def _start_reading(
         self, key: tuple[str, str], version: AdapterVersion
     ) -> "Future[LoraWeights]":
         # Weights that nobody fetched, since who asked for them has gone, must not stay in memory.
         oldest = time.monotonic() - self._max_wait_s
-        for left in [k for k, r in self._reading.items() if r.future.done() and r.since < oldest]:
-            del self._reading[left]
+        for left, reading in list(self._reading.items()):  # others may begin to read meanwhile
+            if reading.future.done() and reading.since < oldest:
+                self._reading.pop(left, None)
         future = self._loader.submit(self._read, version.path)
         self._reading[key] = _Reading(future, time.monotonic())
         future.add_done_callback(lambda _: self._wake())
@@ -322,9 +355,12 @@ class ResidentAdapters:
         for key in idle:
             if self._bank.has_room(rank):
                 break
-            self._bank.unload(self._residents.pop(key).slot)
-            self.num_evictions += 1
+            self._evict(key)
         return self._bank.has_room(rank)
+
+    def _evict(self, key: tuple[str, str]) -> None:
+        self._bank.unload(self._residents.pop(key).slot)
+        self.num_evictions += 1
 
 
 def _key(version: AdapterVersion) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from app.engine.scheduler import Admission, Scheduler, Work
 from app.engine.sequence import FinishReason, Sequence, Update
 from app.engine.step import Span, Step
 from core.errors import InvalidError, ServiceError, UnavailableError
+from core.adapters import AdapterVersion
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,13 @@ class Engine:
         return sorted({name.rpartition(".")[2] for name in self._bank.sites})
 
     @property
+    def read_adapter(self, version: AdapterVersion) -> None:
+        """Reads `version` for a request to come, even if its files are removed before. Any thread.
+
+        Raises InvalidError `adapter_unusable`, or NotFoundError `adapter_not_found` where they are gone already.
+        """
+        self._adapters.read(version)
+
     def hidden_size(self) -> int:
         """The base model's width, in features."""
         return self._model.hidden_size

@@ -1,6 +1,7 @@
 """Adapters' weights in host memory, between the volume and the LoRA bank: what left the bank comes back without a read."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -29,6 +30,10 @@ class HostTier:
     def __len__(self) -> int:
         return len(self._weights)
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """The keys, as they are now."""
+        return iter(list(self._weights))
+
     def get(self, key: tuple[str, str]) -> LoraWeights | None:
         weights = self._weights.get(key)
         if weights is not None:
@@ -43,3 +48,8 @@ class HostTier:
         while self.num_bytes > self._max_bytes:
             _, oldest = self._weights.popitem(last=False)
             self.num_bytes -= oldest.num_bytes
+
+    def drop(self, key: tuple[str, str]) -> None:
+        weights = self._weights.pop(key, None)
+        if weights is not None:
+            self.num_bytes -= weights.num_bytes

@@ -15,6 +15,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
+from app.checkpoints import list_checkpoints
 from app.curve import thin_curve
 from app.deps import JobsDep, ServicesDep, VolumeDep
 from app.forms import (
@@ -138,7 +139,12 @@ def list_jobs(
         response.headers["Link"] = f'<{following}>; rel="next"'
     places = jobs.places()
     return [
-        JobOut.of(job, _curve(job, volume, max_points=_MAX_LISTED_POINTS), places.get(job.id))
+        JobOut.of(
+            job,
+            _curve(job, volume, max_points=_MAX_LISTED_POINTS),
+            list_checkpoints(volume, job.id),
+            places.get(job.id),
+        )
         for job in found[:limit]
     ]
 
@@ -379,7 +385,8 @@ def _show(
     max_points: int | None = None,
 ) -> JobOut:
     place = jobs.places().get(job.id) if job.status == JobStatus.QUEUED else None
-    return JobOut.of(job, _curve(job, volume, after_step, max_points), place)
+    curve = _curve(job, volume, after_step, max_points)
+    return JobOut.of(job, curve, list_checkpoints(volume, job.id), place)
 
 
 def _curve(

@@ -136,8 +136,10 @@ def get_frontend_settings(settings: SettingsDep, translator: TranslatorDep) -> F
 
 def _keep(body: SuggestRequest, volume: Volume, translator: Translator) -> None:
     version = translator.resolve(body.adapter or None, body.source, body.target, [body.q]).version
-    if version is None:
-        raise InvalidError("adapter 'base' learns nothing; name one that suggestions are kept for")
+    if version is None or version.is_checkpoint:
+        raise InvalidError(
+            f"{body.adapter!r} learns nothing from suggestions; name an adapter that they are kept for"
+        )
     suggestion = Suggestion(
         prompt=body.q,
         completion=body.s,

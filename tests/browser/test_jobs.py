@@ -64,7 +64,7 @@ def test_the_list_follows_and_filters(page: Page, service: Service) -> None:
     expect(page.locator("h1 .status")).to_have_text("cancelled")
 
 
-def test_a_job_is_paused_and_resumed_and_what_it_learnt_is_kept(
+def test_a_job_is_paused_and_tried_and_resumed_and_what_it_learnt_is_kept(
     page: Page, service: Service
 ) -> None:
     job = service.train("halted", ROWS, num_train_epochs=500)
@@ -74,6 +74,14 @@ def test_a_job_is_paused_and_resumed_and_what_it_learnt_is_kept(
     page.get_by_role("button", name="Pause").click()
     expect(page.locator("h1 .status")).to_have_text("paused")
     paused_at = last_step(service, job)
+    step = service.get(f"/jobs/{job}")["checkpoints"][0]["step"]
+    page.get_by_role("link", name=f"Try its newest checkpoint (step {step})").click()
+    expect(page.get_by_role("checkbox", name=f"paused: halted, step {step}")).to_be_checked()
+    page.get_by_role("textbox", name="Text to translate").fill("I see 7 birds.")
+    page.get_by_role("button", name="Translate", exact=True).click()
+    answer = page.locator(f'.result[data-ref="job:{job}"]')
+    expect(answer.locator(".result-foot")).to_contain_text(f"job:{job}@{step}")
+    page.go_back()
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("h1 .status")).to_have_text("running")
     wait_until(lambda: last_step(service, job) > paused_at, TIMEOUT_MS / 1000, "it does not go on")

@@ -18,6 +18,7 @@ PAIRS: list[tuple[type[BaseModel], str]] = [
     (models.RowError, "RowError"),
     (models.TokenStatistics, "TokenStatistics"),
     (models.Job, "JobOut"),
+    (models.JobCheckpoint, "JobCheckpoint"),
     (models.Progress, "Progress"),
     (models.TrainPoint, "TrainPoint"),
     (models.EvalPoint, "EvalPoint"),

@@ -7,16 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from core.datasets import Row
+from core.adapters import content_sha256
+from core.checkpoints import find_checkpoints
+from core.datasets import DatasetStore, Row
+from core.jobs import Job
+from core.prompt import seal_prompt
 from core.volume import Volume
 from tests.worker.conftest import ROWS, Jobs
-from tests.worker.trainers import losses_of
+from tests.worker.trainers import CPU, losses_of
 from worker.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, restore_trained
 from worker.lease import LeaseKeeper, StopRequest, WorkerStoppingError
-from worker.training import TrainingResult, run_training
+from worker.sealer import Sealer
+from worker.training import TrainingResult, load_base, run_training
 
 Build = Callable[..., SFTTrainer]
 
@@ -42,6 +48,18 @@ class _StopAt(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if state.global_step == self._step - 1:
             self._stop.make()
+
+
+def sealer_of(trainer: SFTTrainer, job: Job, volume: Volume) -> Sealer:
+    return Sealer(
+        job=job,
+        config=job.config,
+        dataset=DatasetStore(volume).get(job.dataset_id),
+        prompt=seal_prompt(job.config.prompt, trainer.processing_class),
+        stop_token_ids=[3],
+        base_fingerprint=BASE,
+        base_name="a-base",
+    )
 
 
 class Runs:
@@ -78,6 +96,7 @@ class Runs:
             trainer = self._build(callbacks=callbacks, **self._config)
             trainer.args.output_dir = str(scratch)
             checkpointer.trainer = trainer
+            checkpointer.sealer = sealer_of(trainer, claim.job, self._jobs.volume)
             self.folder.link_into(scratch)
             checkpoint = scratch / f"checkpoint-{start[1].step}" if start else None
             try:
@@ -183,6 +202,36 @@ def test_by_steps(runs: Callable[..., Runs]) -> None:
     assert attempts.steps() == [3, 6]
 
 
+def test_each_is_sealed_as_a_version_is(
+    runs: Callable[..., Runs], jobs: Jobs, bases: dict[str, Path]
+) -> None:
+    """So the server can translate with it, as plain PEFT can."""
+    attempts = runs(training=TRAINING | {"max_steps": 5, "save_steps": 2})
+    trainer, result = attempts.attempt()
+    assert result
+    sealer = sealer_of(trainer, attempts.job, jobs.volume)
+    attempts.folder.add_trained(trainer.model, result, 1, sealer)
+    found = find_checkpoints(jobs.volume, attempts.job.id)
+    assert [c.version for c in found] == [5, 4, 2]
+    for checkpoint in found:
+        seal = checkpoint.seal
+        assert (seal.job_id, seal.base_fingerprint) == (attempts.job.id, BASE)
+        assert (seal.prompt, seal.stop_token_ids) == (sealer.prompt, [3])
+        assert seal.config == attempts.job.config.model_dump(mode="json")
+        assert seal.metrics["steps"] == checkpoint.version
+        assert seal.content_sha256 == content_sha256(checkpoint.path)
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            assert (checkpoint.path / name).stat().st_mode & 0o044 == 0o044, "others cannot read it"
+    base = load_base(bases["phi3"], CPU)
+    loaded = PeftModel.from_pretrained(base, found[0].path)
+    expected = weights(trainer)
+    assert expected
+    for name, parameter in loaded.named_parameters():
+        if "lora_" in name:
+            assert torch.equal(parameter, expected.pop(name))
+    assert not expected
+
+
 @pytest.fixture
 def folder(volume: Volume) -> CheckpointFolder:
     (volume.jobs / "a").mkdir()
@@ -221,12 +270,12 @@ def test_of_another_base_model(volume: Volume, folder: CheckpointFolder) -> None
 
 
 def test_what_was_trained_comes_first(
-    volume: Volume, folder: CheckpointFolder, build: Build
+    jobs: Jobs, volume: Volume, folder: CheckpointFolder, build: Build
 ) -> None:
     written(volume, folder, 5)
     trainer = build(training={"max_steps": 2})
     result = run_training(trainer)
-    folder.add_trained(trainer.model, result, 1)
+    folder.add_trained(trainer.model, result, 1, sealer_of(trainer, jobs.create(), volume))
     expected = weights(trainer)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 
+from app import checkpoints
 from app.deps import JobsDep, ServicesDep
 from app.forms import read_json, validate
 from app.routes.jobs import submit_job
@@ -29,7 +30,7 @@ from app.schemas import JobRequest
 from app.services import Services
 from core.adapters import BASE
 from core.errors import InvalidError, ServiceError
-from core.jobs import Job, JobStatus
+from core.jobs import Job, JobStatus, LossCurve
 from core.metrics import read_curve
 from core.training_config import JobConfig
 
@@ -119,24 +120,41 @@ def list_events(
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(job_id: str, services: ServicesDep, jobs: JobsDep) -> Page[Checkpoint]:
-    """What of a job can be served: the version that it published, once it has."""
+    """What of a job can be served, newest first: what it has learnt so far and, in the end, the version it published."""
     job = jobs.get(job_id)
-    if job.adapter_version is None or job.finished_at is None:
-        return Page(data=[])
     curve = read_curve(services.volume.attempt(job.id, job.attempt))
-    checkpoint = Checkpoint(
-        id=f"ftckpt-{job.id}",
-        created_at=_seconds(job.finished_at),
-        fine_tuned_model_checkpoint=f"{job.adapter}@{job.adapter_version}",
+    found = [
+        _checkpoint(f"{job.id}-{c.step}", job, curve, c.adapter, c.step, c.created_at)
+        for c in checkpoints.list_checkpoints(services.volume, job.id)
+    ]
+    if job.adapter_version is not None and job.finished_at is not None:
+        ref = f"{job.adapter}@{job.adapter_version}"
+        last = _checkpoint(job.id, job, curve, ref, job.progress.step, job.finished_at)
+        found.insert(0, last)
+    return Page(
+        data=found,
+        first_id=found[0].id if found else None,
+        last_id=found[-1].id if found else None,
+    )
+
+
+def _checkpoint(
+    name: str, job: Job, curve: LossCurve, model: str, step: int, created_at: datetime
+) -> Checkpoint:
+    train = [p.loss for p in curve.train if p.step <= step]
+    judged = [p.loss for p in curve.eval if p.step <= step]
+    return Checkpoint(
+        id=f"ftckpt-{name}",
+        created_at=_seconds(created_at),
+        fine_tuned_model_checkpoint=model,
         fine_tuning_job_id=job.id,
-        step_number=job.progress.step,
+        step_number=step,
         metrics=CheckpointMetrics(
-            step=job.progress.step,
-            train_loss=curve.train[-1].loss if curve.train else None,
-            full_valid_loss=curve.eval[-1].loss if curve.eval else None,
+            step=step,
+            train_loss=train[-1] if train else None,
+            full_valid_loss=judged[-1] if judged else None,
         ),
     )
-    return Page(data=[checkpoint], first_id=checkpoint.id, last_id=checkpoint.id)
 
 
 def _submit(services: Services, wanted: FineTuningRequest, idempotency_key: str) -> FineTuningJob:

@@ -33,7 +33,7 @@ def get_model(model: str, translator: TranslatorDep) -> Model:
 def delete_model(model: str, registry: RegistryDep, translator: TranslatorDep) -> Deleted:
     """Delete a version, such as `yoda@1`, that is neither current nor part of a canary."""
     version = find_route(translator, model).version
-    if version is None or version.ref != model:
+    if version is None or version.ref != model or version.is_checkpoint:
         raise InvalidError(
             f"{model[:80]!r} is no version; one such as 'yoda@1' can be deleted",
             code="model_not_deletable",

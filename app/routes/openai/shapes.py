@@ -67,7 +67,9 @@ class ChatRequest(Call):
     """
 
     model: Text = Field(
-        max_length=200, description="an adapter, a version of one, or `base`", examples=["yoda"]
+        max_length=200,
+        description="an adapter, a version of one, `base`, or `job:{id}`: a job's newest checkpoint",
+        examples=["yoda"],
     )
     messages: list[Message] = Field(
         min_length=1,

@@ -35,3 +35,13 @@ def test_another_content_is_another_adapter() -> None:
     tier = HostTier(max_bytes=100)
     tier.put(("a", "1"), weights(2))
     assert tier.get(("a", "2")) is None
+
+
+def test_what_is_dropped_makes_room() -> None:
+    tier = HostTier(max_bytes=100)
+    for name in "ab":
+        tier.put((name, ""), weights(10))
+    tier.drop(("a", ""))
+    tier.drop(("a", ""))
+    assert list(tier) == [("b", "")]
+    assert tier.num_bytes == 40

@@ -31,7 +31,7 @@ export default {
   "param.max_grad_norm": "Longer gradients are cut to this length, so that one odd batch spoils nothing.",
   "param.logging_steps": "Steps between two points of the curve.",
   "param.eval_steps": "Steps between two looks at the held-out rows. Empty: a tenth of the run.",
-  "param.save_steps": "Steps between two checkpoints. Empty: none.",
+  "param.save_steps": "Steps between two checkpoints. Empty: one every few minutes, as the server is set.",
   "param.early_stopping_patience": "Ends the training when so many looks at the held-out rows brought nothing better. Empty: off.",
   "param.seed": "The same seed gives the same run.",
   "param.bf16": "Computes in bfloat16. Auto: where the device can.",

@@ -31,7 +31,7 @@ export default {
   "param.max_grad_norm": "过长的梯度截到这个长度，免得个别批次坏事。",
   "param.logging_steps": "曲线上两点之间的步数。",
   "param.eval_steps": "每隔多少步看一次留出的行。留空：全程的十分之一。",
-  "param.save_steps": "每隔多少步存一个检查点。留空：不存。",
+  "param.save_steps": "每隔多少步存一个检查点。留空：按服务器的设置，每隔几分钟存一个。",
   "param.early_stopping_patience": "连续这么多次没有更好就提前结束。留空：关闭。",
   "param.seed": "同样的种子得到同样的结果。",
   "param.bf16": "用 bfloat16 计算。自动：设备支持时使用。",

@@ -38,6 +38,8 @@ class JobView {
     Object.assign(this, { job, signal, path: `jobs/${encodeURIComponent(job.id)}` });
     this.head = h("header.view-head", {});
     this.link = h("p.hint");
+    this.checkpoint = h("a", { href: address(["translate"], { compare: ["base", `job:${job.id}`].join(",") }) });
+    this.checkpointBox = h("p", { hidden: true }, this.checkpoint);
     this.problems = h("div");
     this.figures = h("dl.figures");
     this.charts = new JobCharts();
@@ -48,7 +50,7 @@ class JobView {
     this.config = h("details.group", {}, h("summary", {}, t("job.config")),
       h("pre", { tabindex: 0, role: "region", "aria-label": t("job.config") }, JSON.stringify(job.config, null, 2)));
     replace(root, h("p.crumbs", {}, h("a", { href: address(["jobs"]) }, t("job.all"))),
-      this.head, this.link, this.problems, this.figures, this.verdict, this.charts.element, this.samples, this.logBox, this.config);
+      this.head, this.checkpointBox, this.link, this.problems, this.figures, this.verdict, this.charts.element, this.samples, this.logBox, this.config);
     this.#show();
     this.#follow();
     this.#tailLog();
@@ -123,10 +125,18 @@ class JobView {
     const { progress: p } = job;
     const last = job.loss_curve.train.at(-1);
     const running = !ENDED.has(job.status);
+    this.#showCheckpoint();
     const figure = (name, value) => h("div", {}, h("dt", {}, t(`figure.${name}`)), h("dd", {}, value));
     replace(this.figures,
       figure("step", p.total_steps ? [`${number(p.step)} / ${number(p.total_steps)}`,
         running && h("progress", { max: 100, value: p.percent, "aria-label": t("figure.step") })] : "–"),
+  /** A link to what it has learnt so far, in a place of its own: it changes under whoever has the focus there. */
+  #showCheckpoint() {
+    const newest = !ENDED.has(this.job.status) && this.job.checkpoints[0];
+    this.checkpointBox.hidden = !newest;
+    if (newest) this.checkpoint.textContent = t("job.checkpoint", { step: newest.step });
+  }
+
       job.queue_position && figure("queue", number(job.queue_position)),
       job.expected_start && figure("starts", date(job.expected_start)),
       running && p.eta_seconds !== null && figure("eta", duration(p.eta_seconds)),
@@ -182,7 +192,7 @@ class JobView {
 
   async #tailLog() {
     while (!this.signal.aborted && !ENDED.has(this.job.status)) {
-      if (!document.hidden) await this.#readLog();
+      if (!document.hidden) await Promise.all([this.#readLog(), this.#findCheckpoints()]);
       await pause(LOG_MS, this.signal);
     }
   }
@@ -196,3 +206,12 @@ class JobView {
     if (atEnd) this.log.scrollTop = this.log.scrollHeight;
   }
 }
+  /** No event tells of them. */
+  async #findCheckpoints() {
+    const last = this.job.loss_curve.train.at(-1)?.step ?? 0;
+    const now = await get(`${this.path}?after_step=${last}`, { signal: this.signal }).catch(() => null);
+    if (!now) return;
+    this.job.checkpoints = now.checkpoints;
+    this.#showCheckpoint();
+  }
+

@@ -11,6 +11,7 @@ import { ResultCard } from "./result_card.js";
 const DRAFT = "translate";
 const MAX_COLUMNS = 4;
 const EXAMPLES = { en: "The soup is cold and the bread is old.", lzh: "王怒，遂去。" };
+const IN_TRAINING = ["running", "evaluating", "paused"];
 const OPTIONS = {
   alternatives: { value: 0, min: 0, max: 8, step: 1 },
   temperature: { value: 0, min: 0, max: 2, step: 0.1 },
@@ -19,21 +20,30 @@ const OPTIONS = {
 
 export async function mount(root, { params, signal }) {
   replace(root, h("h1.visually-hidden", {}, t("nav.translate")), busy(t("translate.loading")));
-  let adapters, languages;
+  let adapters, languages, jobs;
   try {
-    [adapters, languages] = await Promise.all([get("adapters", { signal }), get("languages", { signal })]);
+    [adapters, languages, jobs] = await Promise.all([get("adapters", { signal }), get("languages", { signal }), jobsInTraining(signal)]);
   } catch (problem) {
     if (signal.aborted) return;
     addEventListener("dragoman:back", () => mount(root, { params, signal }), { signal, once: true });
     replace(root, h("h1", {}, t("nav.translate")), problemBox(problem, { retry: () => mount(root, { params, signal }) }));
     return;
   }
-  if (!signal.aborted) new TranslateView(root, { adapters, languages, params, signal });
+  if (!signal.aborted) new TranslateView(root, { adapters, languages, jobs, params, signal });
+}
+
+/** Jobs that have learnt something to try; without the queue one can translate all the same. */
+async function jobsInTraining(signal) {
+  const found = await Promise.all(IN_TRAINING.map((status) => get(`jobs?status=${status}&limit=10`, { signal }).catch(() => [])));
+  return found.flat().filter((job) => job.checkpoints.length);
 }
 
 class TranslateView {
-  constructor(root, { adapters, languages, params, signal }) {
+  constructor(root, { adapters, languages, jobs, params, signal }) {
     Object.assign(this, { adapters, languages, signal });
+    this.checkpoints = jobs.map(({ id, adapter, status, checkpoints: [newest] }) => ({
+      value: `job:${id}`, label: t(`checkpoint.${status}`, { adapter, step: newest.step }),
+    }));
     this.kept = { text: "", options: {}, results: {}, running: false, ...draft(DRAFT) };
     this.choices = this.#choices();
     const values = this.choices.flatMap((group) => group.options.map((o) => o.value));
@@ -65,6 +75,7 @@ class TranslateView {
       { label: t("translate.adapters"), options: current },
       { label: t("translate.pairs"), options: pairs },
       { label: t("translate.versions"), options: versions },
+      { label: t("translate.training"), options: this.checkpoints },
       { label: t("translate.untouched"), options: [{ value: "base", label: t("translate.base") }] },
     ].filter((group) => group.options.length);
   }
@@ -101,11 +112,12 @@ class TranslateView {
   }
 
   #compareChoices() {
-    const refs = ["base", ...this.adapters.flatMap((a) => a.versions.map((n) => [`${a.name}@${n}`, n === a.current]))];
+    const refs = ["base", ...this.checkpoints.map((c) => c.value),
+      ...this.adapters.flatMap((a) => a.versions.map((n) => [`${a.name}@${n}`, n === a.current]))];
     return refs.map((entry) => {
       const [ref, isCurrent] = Array.isArray(entry) ? entry : [entry, false];
       const box = h("input", { type: "checkbox", checked: this.compared.includes(ref), value: ref, onchange: () => this.#compare(ref, box) });
-      return h("label.chip", {}, box, ref === "base" ? t("translate.base") : isCurrent ? t("translate.version_current", { ref }) : ref);
+      return h("label.chip", {}, box, isCurrent ? t("translate.version_current", { ref }) : this.#label(ref));
     });
   }
 
@@ -156,7 +168,8 @@ class TranslateView {
 
   #label(ref) {
     if (ref === "base") return t("translate.base");
-    return ref.includes(">") ? this.choices.flatMap((g) => g.options).find((o) => o.value === ref).label : ref;
+    const named = ref.includes(">") ? this.choices.flatMap((g) => g.options) : this.checkpoints;
+    return named.find((o) => o.value === ref)?.label ?? ref;
   }
 
   #exampleText() {
