@@ -19,6 +19,7 @@ from dragoman.errors import (
     TimedOutError,
     UnavailableError,
     UnexpectedAnswerError,
+    UnsendableError,
 )
 from dragoman.events import JobEvent
 from dragoman.models import (
@@ -66,4 +67,5 @@ __all__ = [
     "Translations",
     "UnavailableError",
     "UnexpectedAnswerError",
+    "UnsendableError",
 ]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.calls import Call, Upload, path, read_nothing, reads
+from dragoman.downloads import save, save_async
 from dragoman.endpoint import AsyncResource, Resource, endpoint
 from dragoman.errors import DragomanError
 from dragoman.models import Adapter, AdapterVersion
-from dragoman.partial_file import partial_file
 
 _ADAPTERS = builtins.list[Adapter]
 
@@ -92,13 +92,7 @@ class Adapters(AdapterEndpoints, Resource):
 
     def download(self, name: str, version: int, target: str | Path) -> Path:
         """Writes the version's PEFT folder as a zip to the file `target`, which appears only when it is whole."""
-        with (
-            self._transport.stream(download_call(name, version)) as response,
-            partial_file(Path(target)) as file,
-        ):
-            for chunk in response.iter_bytes():
-                file.write(chunk)
-        return Path(target)
+        return save(self._transport, download_call(name, version), target)
 
 
 class AsyncAdapters(AdapterEndpoints, AsyncResource):
@@ -108,11 +102,7 @@ class AsyncAdapters(AdapterEndpoints, AsyncResource):
 
     async def download(self, name: str, version: int, target: str | Path) -> Path:
         """Writes the version's PEFT folder as a zip to the file `target`, which appears only when it is whole."""
-        async with self._transport.stream(download_call(name, version)) as response:
-            with partial_file(Path(target)) as file:
-                async for chunk in response.aiter_bytes():
-                    file.write(chunk)
-        return Path(target)
+        return await save_async(self._transport, download_call(name, version), target)
 
 
 def download_call(name: str, version: int) -> Call[None]:

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
-import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
 from dragoman.adapters import AsyncAdapters
@@ -16,7 +15,7 @@ from dragoman.endpoint import AsyncResource
 from dragoman.errors import ConnectionFailedError, TimedOutError
 from dragoman.jobs import AsyncJobs
 from dragoman.models import Readiness, Translation, Translations
-from dragoman.retries import describe_failure
+from dragoman.suggestions import AsyncSuggestions
 from dragoman.system import SystemEndpoints
 from dragoman.translate_file import FileReport, FileTranslation, OnLine
 from dragoman.translate_many import Line, Numbered, in_order_async
@@ -41,6 +40,7 @@ class AsyncClient(SystemEndpoints, AsyncResource):
         self.datasets = AsyncDatasets(self._transport)
         self.jobs = AsyncJobs(self._transport)
         self.adapters = AsyncAdapters(self._transport)
+        self.suggestions = AsyncSuggestions(self._transport)
 
     @overload
     async def translate(
@@ -142,10 +142,9 @@ class AsyncClient(SystemEndpoints, AsyncResource):
         return in_order_async(texts, one, concurrency)
 
     async def _sse(self, call: Call[Any]) -> AsyncGenerator[ServerSentEvent]:
-        async with self._transport.stream(call) as response:
-            try:
-                async with aclosing(EventSource(response).aiter_sse()) as events:
-                    async for event in events:
-                        yield event
-            except httpx.TransportError as error:
-                raise describe_failure(error) from error
+        async with (
+            self._transport.stream(call) as response,
+            aclosing(EventSource(response).aiter_sse()) as events,
+        ):
+            async for event in events:
+                yield event

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
-import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
 from dragoman.adapters import Adapters
@@ -16,7 +15,7 @@ from dragoman.endpoint import Resource
 from dragoman.errors import ConnectionFailedError, TimedOutError
 from dragoman.jobs import Jobs
 from dragoman.models import Readiness, Translation, Translations
-from dragoman.retries import describe_failure
+from dragoman.suggestions import Suggestions
 from dragoman.system import SystemEndpoints
 from dragoman.translate_file import FileReport, FileTranslation, OnLine
 from dragoman.translate_many import Line, Numbered, in_order
@@ -46,6 +45,7 @@ class Client(SystemEndpoints, Resource):
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)
         self.adapters = Adapters(self._transport)
+        self.suggestions = Suggestions(self._transport)
 
     @overload
     def translate(
@@ -145,7 +145,4 @@ class Client(SystemEndpoints, Resource):
 
     def _sse(self, call: Call[Any]) -> Generator[ServerSentEvent]:
         with self._transport.stream(call) as response:
-            try:
-                yield from EventSource(response).iter_sse()
-            except httpx.TransportError as error:
-                raise describe_failure(error) from error
+            yield from EventSource(response).iter_sse()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dragoman.calls import Call, Upload, path, read_nothing, reads
+from dragoman.downloads import save, save_async
 from dragoman.endpoint import AsyncResource, Resource, endpoint
 from dragoman.models import Dataset, PreviewRow
 
@@ -62,11 +63,19 @@ class DatasetEndpoints:
 
 
 class Datasets(DatasetEndpoints, Resource):
-    pass
+    def download(self, dataset_id: str, target: str | Path) -> Path:
+        """Writes the rows as JSON lines to the file `target`, which appears only when it is whole."""
+        return save(self._transport, download_call(dataset_id), target)
 
 
 class AsyncDatasets(DatasetEndpoints, AsyncResource):
-    pass
+    async def download(self, dataset_id: str, target: str | Path) -> Path:
+        """Writes the rows as JSON lines to the file `target`, which appears only when it is whole."""
+        return await save_async(self._transport, download_call(dataset_id), target)
+
+
+def download_call(dataset_id: str) -> Call[None]:
+    return Call("GET", path("datasets", dataset_id, "download"), read_nothing)
 
 
 def upload_form(

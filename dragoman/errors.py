@@ -25,6 +25,10 @@ class UnexpectedAnswerError(DragomanError):
     """What answered is no Dragoman server, or one that speaks another version of the contract."""
 
 
+class UnsendableError(DragomanError, ValueError):
+    """A value that no request can hold: NaN, infinity, half a surrogate pair, a key beyond ASCII."""
+
+
 class JobFailedError(DragomanError):
     """A job that was waited for has failed; `job` has the whole record."""
 

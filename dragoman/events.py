@@ -67,15 +67,13 @@ class EventCursor:
         self.finished = True
         return JobEvent("done", {"status": job.status})
 
-    def pause_s(self, error: Exception | None = None) -> float:
+    def pause_s(self, error: DragomanError | None = None) -> float:
         """Seconds to wait before connecting again. Raises `error` if the server was away for too long."""
         now = time.monotonic()
         if error is None:
             return backoff_s(0)
         self._away_since = self._away_since or now
         if now - self._away_since > self._reconnect_s:
-            if isinstance(error, DragomanError):
-                raise error
-            raise DragomanError(f"the events of job {self._job_id} broke off: {error}") from error
+            raise error
         self._failures += 1
         return backoff_s(min(self._failures, 4))

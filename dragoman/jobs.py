@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
-from httpx_sse import EventSource, SSEError
+from httpx_sse import EventSource
 
 from dragoman.calls import Call, Upload, path, read_nothing, read_text, reads
 from dragoman.datasets import OnError, upload_form
@@ -25,10 +25,10 @@ from dragoman.errors import (
 from dragoman.events import EventCursor, JobEvent
 from dragoman.models import Job
 from dragoman.progress import watcher
-from dragoman.retries import describe_failure
 
 _JOBS = builtins.list[Job]
-_LOST = (httpx.TransportError, ConnectionFailedError, UnavailableError)
+Priority = Literal["low", "normal", "high"]
+_LOST = (ConnectionFailedError, TimedOutError, UnavailableError)
 _RECONNECT_S = 300.0
 
 
@@ -45,22 +45,25 @@ class JobEndpoints:
         mapping: Mapping[str, str] | None = None,
         on_error: OnError = "fail",
         encoding: str | None = None,
+        priority: Priority | None = None,
         idempotency_key: str | None = None,
     ) -> Call[Job]:
         """Submits a job that trains the next version of `adapter` on a `file` or on the dataset `dataset_id`.
 
-        `config` is that of POST /jobs: `{"preset": "fast", "training": {"num_train_epochs": 5}}`. Each call has an
-        idempotency key of its own unless one is given, so that its retries make one job.
+        `config` is that of POST /jobs: `{"preset": "fast", "training": {"num_train_epochs": 5}}`. Jobs of a higher
+        `priority` start first; normal, if not given. Each call has an idempotency key of its own unless one is
+        given, so that its retries make one job.
         Raises InvalidError, which names what is wrong in the file or the config; UnavailableError `queue_full`.
         """
         if (file is None) == (dataset_id is None):
             raise TypeError("a job needs either `file` or `dataset_id`")
         headers = {"Idempotency-Key": idempotency_key or secrets.token_urlsafe(16)}
+        wanted = {"adapter": adapter} | ({"priority": priority} if priority else {})
         if file is None:
-            body = {"adapter": adapter, "dataset_id": dataset_id, "config": dict(config or {})}
+            body = {**wanted, "dataset_id": dataset_id, "config": dict(config or {})}
             return Call("POST", "/jobs", reads(Job), json=body, headers=headers)
         form = upload_form(None, mapping, on_error, encoding)
-        form |= {"adapter": adapter, "config": json.dumps(config or {})}
+        form |= wanted | {"config": json.dumps(config or {})}
         upload = Upload.of(file, filename)
         return Call("POST", "/jobs", reads(Job), form=form, upload=upload, headers=headers)
 
@@ -84,9 +87,12 @@ class JobEndpoints:
         return Call("GET", "/jobs", reads(_JOBS), params=params)
 
     @endpoint
-    def cancel(self, job_id: str) -> Call[Job]:
-        """Stops a job at its next step. Raises ConflictError once it has ended."""
-        return self._order(job_id, "cancel")
+    def cancel(self, job_id: str, *, publish: bool = False) -> Call[Job]:
+        """Stops a job at its next step; `publish`: what it has learnt is judged and published all the same.
+
+        Raises ConflictError once it has ended.
+        """
+        return self._order(job_id, "cancel", publish=publish)
 
     @endpoint
     def pause(self, job_id: str) -> Call[Job]:
@@ -113,9 +119,10 @@ class JobEndpoints:
         """Removes the record of a job that has ended; its adapter version stays."""
         return Call("DELETE", path("jobs", job_id), read_nothing)
 
-    def _order(self, job_id: str, verb: str) -> Call[Job]:
+    def _order(self, job_id: str, verb: str, *, publish: bool = False) -> Call[Job]:
         # Not sent twice: the second would be refused because of the first.
-        return Call("POST", path("jobs", job_id, verb), reads(Job), idempotent=False)
+        params = {"publish": publish or None}
+        return Call("POST", path("jobs", job_id, verb), reads(Job), params=params, idempotent=False)
 
 
 class Jobs(JobEndpoints, Resource):
@@ -149,8 +156,6 @@ class Jobs(JobEndpoints, Resource):
                 if not cursor.finished and (event := cursor.settle(self.get(job_id))):
                     yield event
                 pause_s = cursor.pause_s()
-            except SSEError as error:  # no stream of events at all
-                raise describe_failure(error) from error
             except _LOST as error:
                 pause_s = cursor.pause_s(error)
             if not cursor.finished:
@@ -195,8 +200,6 @@ class AsyncJobs(JobEndpoints, AsyncResource):
                 if not cursor.finished and (event := cursor.settle(await self.get(job_id))):
                     yield event
                 pause_s = cursor.pause_s()
-            except SSEError as error:  # no stream of events at all
-                raise describe_failure(error) from error
             except _LOST as error:
                 pause_s = cursor.pause_s(error)
             if not cursor.finished:

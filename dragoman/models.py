@@ -211,13 +211,19 @@ class JobCheckpoint(Answer):
 
 
 class Job(Answer):
-    """A fine-tuning job as it stood when it was asked for; `config` is the one it runs with."""
+    """A fine-tuning job as it stood when it was asked for; `config` is the one it runs with.
+
+    `queue_position` counts from 1, the next to start; `expected_start` is a guess.
+    """
 
     id: str
     adapter: str
     adapter_version: int | None = None
     dataset_id: str
     status: str
+    priority: str = "normal"
+    queue_position: int | None = None
+    expected_start: datetime | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -228,13 +234,13 @@ class Job(Answer):
     warnings: list[str] = []
     config: dict[str, Any] = {}
     attempt: int = 0
+    checkpoints: list[JobCheckpoint] = []
 
     _wait: Callable[..., Any] | None = PrivateAttr(None)
 
     @property
     def ended(self) -> bool:
         return self.status in ENDED
-    checkpoints: list[JobCheckpoint] = []
 
     def wait(self, *, progress: bool = False, timeout_s: float | None = None) -> Self:
         """Returns the job once it has ended; `client.jobs.wait(job)`, which see.

@@ -79,4 +79,6 @@ def retry_after_s(response: httpx.Response) -> float | None:
         moment = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())

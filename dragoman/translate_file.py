@@ -33,7 +33,8 @@ class FileReport:
 class FileTranslation:
     """The bookkeeping of one file. Knows no network: `remaining()` is what to translate, `note()` takes a result.
 
-    Use it as a context manager. Raises DragomanError where `<output>.partial` belongs to other options.
+    Use it as a context manager. Raises DragomanError where `<output>.partial` belongs to other options, or the
+    output is the input itself, which a later run could not go on with.
     """
 
     def __init__(self, source: str | Path, output: str | Path, options: TranslateOptions) -> None:
@@ -45,6 +46,8 @@ class FileTranslation:
 
     def __enter__(self) -> Self:
         self._source.open("rb").close()  # before anything is written
+        if self.report.output.exists() and self.report.output.samefile(self._source):
+            raise DragomanError(f"{self.report.output} is the input; choose another output")
         whole = self._read_notes()
         self._notes = self._notes_path.open("ab")
         self._notes.truncate(whole)  # half a line, from a run that was killed
@@ -80,7 +83,7 @@ class FileTranslation:
 
     def finish(self) -> FileReport:
         """Writes the output: JSON lines if its name says so, else one line of text for each of the input."""
-        as_json = self.report.output.suffix in (".jsonl", ".ndjson")
+        as_json = is_json_lines(self.report.output)
         failed = {line.number: line for line in self.report.failed}
         with partial_file(self.report.output) as file:
             for number, _ in self._lines():
@@ -132,6 +135,10 @@ class FileTranslation:
     def _write_note(self, entry: Mapping[str, Any]) -> None:
         self._notes.write(f"{_dump(entry)}\n".encode())
         self._notes.flush()
+
+
+def is_json_lines(output: Path) -> bool:
+    return output.suffix in (".jsonl", ".ndjson")
 
 
 def read_lines(file: Iterable[bytes], name: str) -> Iterator[str]:

@@ -33,6 +33,8 @@ class Line:
         if self.translation:
             shown["adapter"] = self.translation.adapter
             shown["finish_reason"] = self.translation.finish_reason
+            if self.translation.alternatives:
+                shown["alternatives"] = self.translation.alternatives
         return shown
 
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import httpx
 
 from dragoman.calls import Call
-from dragoman.errors import DragomanError
-from dragoman.retries import RetryPolicy
+from dragoman.errors import DragomanError, UnsendableError
+from dragoman.retries import RetryPolicy, describe_failure
 
 T = TypeVar("T")
 
@@ -45,6 +45,8 @@ class Connection:
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise DragomanError(f"url {chosen!r} is not valid; send one such as {DEFAULT_URL}")
         key = api_key or os.environ.get("DRAGOMAN_API_KEY") or None
+        if key and not (key.isascii() and key.isprintable()):
+            raise UnsendableError("the API key holds what no header can; send visible ASCII alone")
         return cls(chosen.rstrip("/"), key, timeout_s, RetryPolicy(max_retries))
 
     def options(self) -> dict[str, Any]:
@@ -71,10 +73,15 @@ class Transport:
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """The answer while its body is still coming. Left early, the connection is closed."""
+        """The answer while its body is still coming. Left early, the connection is closed.
+
+        Raises ConnectionFailedError or TimedOutError where it breaks off.
+        """
         response = self._respond(call, stream=True)
         try:
             yield response
+        except httpx.TransportError as error:
+            raise describe_failure(error) from error
         finally:
             response.close()
 
@@ -85,7 +92,7 @@ class Transport:
         for attempt in count():
             try:
                 with call.arguments() as arguments:
-                    request = self._http.build_request(**arguments)
+                    request = build(self._http, arguments)
                     response = self._http.send(request, stream=stream)
                 if stream and response.is_error:
                     response.read()
@@ -112,10 +119,15 @@ class AsyncTransport:
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """The answer while its body is still coming. Left early, the connection is closed."""
+        """The answer while its body is still coming. Left early, the connection is closed.
+
+        Raises ConnectionFailedError or TimedOutError where it breaks off.
+        """
         response = await self._respond(call, stream=True)
         try:
             yield response
+        except httpx.TransportError as error:
+            raise describe_failure(error) from error
         finally:
             await response.aclose()
 
@@ -126,7 +138,7 @@ class AsyncTransport:
         for attempt in count():
             try:
                 with call.arguments() as arguments:
-                    request = self._http.build_request(**arguments)
+                    request = build(self._http, arguments)
                     response = await self._http.send(request, stream=stream)
                 if stream and response.is_error:
                     await response.aread()
@@ -139,3 +151,11 @@ class AsyncTransport:
                 wait_s = pause_s
             await asyncio.sleep(wait_s)
         raise AssertionError
+
+
+def build(http: httpx.Client | httpx.AsyncClient, arguments: dict[str, Any]) -> httpx.Request:
+    """Raises UnsendableError."""
+    try:
+        return http.build_request(**arguments)
+    except ValueError as error:  # NaN, infinity, half a surrogate pair; a header beyond ASCII
+        raise UnsendableError(f"this cannot be sent: {error}") from error

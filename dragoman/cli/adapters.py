@@ -134,10 +134,10 @@ def export(
     if number is None:
         raise WrongUsageError(f"{name} has no current version; name one, such as {name}@1")
     path = session.client.adapters.download(name, number, output or Path(f"{name}-{number}.zip"))
-    if session.out.as_json:
-        session.out.json({"adapter": f"{name}@{number}", "output": str(path)})
-    else:
-        session.out.say(f"{path}: {name}@{number}, {path.stat().st_size / 1e6:.1f} MB")
+    session.out.tell(
+        {"adapter": f"{name}@{number}", "output": str(path)},
+        f"{path}: {name}@{number}, {path.stat().st_size / 1e6:.1f} MB",
+    )
 
 
 @command(app, "import")
@@ -166,10 +166,7 @@ def import_(
         description=description,
         make_current=make_current,
     )
-    if session.out.as_json:
-        session.out.json(version)
-    else:
-        session.out.say(f"{version.ref}{', now current' if version.current else ''}")
+    session.out.tell(version, f"{version.ref}{', now current' if version.current else ''}")
 
 
 @command(app, "delete")
@@ -185,10 +182,7 @@ def delete(
             raise WrongUsageError("without a terminal to ask at, deleting needs --yes")
         typer.confirm(f"delete {ref} for good?", abort=True, err=True)
     session.client.adapters.delete(name, number)
-    if session.out.as_json:
-        session.out.json({"deleted": ref})
-    else:
-        session.out.say(f"{ref} deleted")
+    session.out.tell({"deleted": ref}, f"{ref} deleted")
 
 
 def split(ref: str) -> tuple[str, int | None]:
@@ -208,7 +202,4 @@ def split_version(ref: str) -> tuple[str, int]:
 
 
 def _tell_current(session: Session, adapter: Adapter) -> None:
-    if session.out.as_json:
-        session.out.json(adapter)
-    else:
-        session.out.say(f"{adapter.name} is {adapter.name}@{adapter.current} now")
+    session.out.tell(adapter, f"{adapter.name} is {adapter.name}@{adapter.current} now")

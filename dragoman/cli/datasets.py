@@ -78,10 +78,7 @@ def upload(
     dataset = send(
         session, file, column=column, skip_errors=skip_errors, encoding=encoding, name=name
     )
-    if session.out.as_json:
-        session.out.json(dataset)
-    else:
-        session.out.say(dataset.id)
+    session.out.tell(dataset, dataset.id)
 
 
 @command(app, "preview")
@@ -117,11 +114,21 @@ def preview(
     )
 
 
+@command(app, "export")
+def export(
+    session: Session,
+    dataset_id: DatasetId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="ds-….jsonl if not given")
+    ] = None,
+) -> None:
+    """Save the rows as JSON lines, which `upload` takes again."""
+    path = session.client.datasets.download(dataset_id, output or Path(f"{dataset_id}.jsonl"))
+    session.out.tell({"dataset": dataset_id, "output": str(path)}, f"{path}: {dataset_id}")
+
+
 @command(app, "delete")
 def delete(session: Session, dataset_id: DatasetId) -> None:
     """Delete a dataset that no unfinished job needs."""
     session.client.datasets.delete(dataset_id)
-    if session.out.as_json:
-        session.out.json({"deleted": dataset_id})
-    else:
-        session.out.say(f"{dataset_id} deleted")
+    session.out.tell({"deleted": dataset_id}, f"{dataset_id} deleted")

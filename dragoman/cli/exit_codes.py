@@ -10,6 +10,7 @@ from dragoman.errors import (
     DragomanError,
     TimedOutError,
     UnexpectedAnswerError,
+    UnsendableError,
 )
 
 
@@ -37,7 +38,7 @@ def code_of(error: Exception) -> ExitCode:
         return ExitCode.REFUSED
     if isinstance(error, (ConnectionFailedError, TimedOutError, UnexpectedAnswerError)):
         return ExitCode.UNREACHABLE
-    if isinstance(error, WrongUsageError):
+    if isinstance(error, (WrongUsageError, UnsendableError)):
         return ExitCode.USAGE
     if isinstance(error, typer.TyperException):
         return ExitCode(error.exit_code)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dragoman.cli.exit_codes import ExitCode
 from dragoman.cli.follow import describe_loss, follow, show_evaluation
 from dragoman.cli.session import Session, command
 from dragoman.models import Job
@@ -71,6 +72,7 @@ def show_job(session: Session, job: Job) -> None:
             ("error", f"{job.error.message} ({job.error.code})" if job.error else None),
             ("dataset", job.dataset_id),
             ("attempt", job.attempt),
+            ("in queue", job.queue_position),
             ("created", job.created_at),
             ("started", job.started_at),
             ("finished", job.finished_at),
@@ -87,11 +89,16 @@ def show_job(session: Session, job: Job) -> None:
 @command(app, "follow")
 def follow_job(session: Session, job_id: JobId) -> None:
     """Watch a job to its end; with --json, its events as JSON lines. Ctrl-C leaves it running."""
+    session.client.jobs.get(job_id)  # a server that was never there is not waited for
     if not session.out.as_json:
         follow(session, job_id)
         return
+    end = None
     for event in session.client.jobs.events(job_id):
         session.out.json({"event": event.kind, "data": event.data, "id": event.id})
+        end = event
+    if end is None or end.data.get("status") != "succeeded":
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @command(app, "log")
@@ -112,13 +119,20 @@ def curve(
 ) -> None:
     """Save the loss curve as a picture."""
     output.write_text(session.client.jobs.curve_svg(job_id), encoding="utf-8")
-    _tell(session, {"output": str(output)}, f"{output}")
+    session.out.tell({"output": str(output)}, f"{output}")
 
 
 @command(app, "cancel")
-def cancel(session: Session, job_id: JobId) -> None:
-    """Stop a job at its next step; nothing is published."""
-    _tell_status(session, session.client.jobs.cancel(job_id))
+def cancel(
+    session: Session,
+    job_id: JobId,
+    *,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="judge and publish what it has learnt")
+    ] = False,
+) -> None:
+    """Stop a job at its next step; nothing is published unless asked."""
+    _tell_status(session, session.client.jobs.cancel(job_id, publish=publish))
 
 
 @command(app, "pause")
@@ -137,18 +151,8 @@ def resume(session: Session, job_id: JobId) -> None:
 def delete(session: Session, job_id: JobId) -> None:
     """Remove the record of a job that has ended; its adapter version stays."""
     session.client.jobs.delete(job_id)
-    _tell(session, {"deleted": job_id}, f"{job_id} deleted")
+    session.out.tell({"deleted": job_id}, f"{job_id} deleted")
 
 
 def _tell_status(session: Session, job: Job) -> None:
-    if session.out.as_json:
-        session.out.json(job)
-    else:
-        session.out.say(f"{job.id} {job.status}")
-
-
-def _tell(session: Session, value: dict[str, str], text: str) -> None:
-    if session.out.as_json:
-        session.out.json(value)
-    else:
-        session.out.say(text)
+    session.out.tell(job, f"{job.id} {job.status}")

@@ -1,12 +1,13 @@
 """The command `dragoman`: its commands put together, and every failure as one line and an exit code."""
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 import dragoman
-from dragoman.cli import adapters, datasets, doctor, jobs, serve, train, translate
+from dragoman.cli import adapters, datasets, doctor, jobs, serve, suggestions, train, translate
 from dragoman.cli.exit_codes import EPILOG, ExitCode, code_of
 from dragoman.cli.output import report_error
 from dragoman.errors import DragomanError
@@ -25,6 +26,7 @@ train.register(app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(suggestions.app, name="suggestions")
 doctor.register(app)
 
 
@@ -46,6 +48,11 @@ def _options(
 def main() -> int:
     """Returns the exit code; see ExitCode."""
     as_json = "--json" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Programs get UTF-8 whatever the locale; a terminal that cannot show a character shows its number.
+            encoding = None if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
     try:
         # Not standalone, since typer draws a box of several lines around a usage error.
         return int(app(standalone_mode=False) or 0)

@@ -37,6 +37,13 @@ class Output:
         else:  # as it is: rich would wrap and expand tabs
             print(text, end=end, flush=True)
 
+    def tell(self, value: Any, text: str) -> None:
+        """`value` to programs, `text` to people."""
+        if self.as_json:
+            self.json(value)
+        else:
+            self.say(text)
+
     def note(self, text: str = "", style: str | None = None) -> None:
         """A remark on the way; nothing with --json."""
         if not self.as_json:

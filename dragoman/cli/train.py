@@ -1,6 +1,7 @@
 """`dragoman train`: from a file to a live adapter."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,12 @@ from dragoman.cli.exit_codes import WrongUsageError
 from dragoman.cli.follow import follow
 from dragoman.cli.session import Session, command
 from dragoman.cli.upload import ColumnOption, EncodingOption, SkipOption, upload
+
+
+class _Priority(StrEnum):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +50,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="one key of the config, such as lora.r=32", metavar="KEY=VALUE"),
     ] = None,
+    priority: Annotated[_Priority | None, typer.Option(help="which jobs start first")] = None,
     column: ColumnOption = None,
     skip_errors: SkipOption = False,
     encoding: EncodingOption = None,
@@ -67,7 +75,12 @@ def train(
         )
     else:
         data = client.datasets.get(str(dataset))
-    job = client.jobs.create(adapter, dataset_id=data.id, config=settings)
+    job = client.jobs.create(
+        adapter,
+        dataset_id=data.id,
+        config=settings,
+        priority=None if priority is None else priority.value,
+    )
     if detach:
         if out.as_json:
             out.json(job)

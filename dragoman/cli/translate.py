@@ -1,5 +1,6 @@
 """`dragoman translate`: a text, lines from a pipe, or a file."""
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from dragoman.cli.exit_codes import ExitCode, WrongUsageError
 from dragoman.cli.session import Session, command
-from dragoman.translate_file import OnLine, read_lines
+from dragoman.models import Translation
+from dragoman.translate_file import OnLine, is_json_lines, read_lines
 from dragoman.translate_many import Line
 from dragoman.translation import TranslateOptions
 
@@ -79,12 +81,18 @@ def translate(
     options = cast("TranslateOptions", {k: v for k, v in given.items() if v is not None})
     if text is not None and input_path is not None:
         raise WrongUsageError("give a text or --input, not both")
+    if alternatives and output_path is not None and not is_json_lines(output_path):
+        raise WrongUsageError("--alternatives need an --output that ends in .jsonl")
+    if stream and output_path is not None:
+        raise WrongUsageError("--stream prints what comes; leave --output out")
     if format is _Format.HTML and text is None:
         text = _read_document(input_path)
     if text is not None:
         _one(session, text, options, stream=stream, output_path=output_path)
     elif stream:
         raise WrongUsageError("--stream is for one text; lines come out as they are done anyway")
+    elif alternatives and output_path is None and not session.out.as_json:
+        raise WrongUsageError("--alternatives to lines need --json")
     elif output_path is not None:
         if input_path is None:
             raise WrongUsageError("--output needs a text or --input; or redirect stdout")
@@ -103,28 +111,44 @@ def _one(
     output_path: Path | None,
 ) -> None:
     out = session.out
-    if stream and output_path is None:
-        with session.client.translate(text, stream=True, **options) as pieces:
-            for piece in pieces:
-                if out.as_json:
-                    out.json(piece)
-                else:
-                    out.say(piece.text, end="")
-        if out.as_json:
-            out.json(pieces.result)
-        else:
-            out.say()
+    if stream:
+        _stream(session, text, options)
         return
     translation = session.client.translate(text, **options)
     if output_path is not None:
-        output_path.write_text(f"{translation.text}\n", encoding="utf-8")
-    elif out.as_json:
+        entry = Line(1, text, translation).to_dict()
+        shown = json.dumps(entry, ensure_ascii=False)
+        content = shown if is_json_lines(output_path) else translation.text
+        output_path.write_text(f"{content}\n", encoding="utf-8")
+    if out.as_json:
         out.json(translation)
+    elif output_path is None:
+        for each in (translation.text, *translation.alternatives):
+            out.say(each)
+    _warn_if_cut(session, translation)
+
+
+def _stream(session: Session, text: str, options: TranslateOptions) -> None:
+    out = session.out
+    with session.client.translate(text, stream=True, **options) as pieces:
+        for piece in pieces:
+            if out.as_json:
+                out.json(piece)
+            else:
+                out.say(piece.text, end="")
+    assert pieces.result, "a stream that ends has its result"
+    if out.as_json:
+        out.json(pieces.result)
     else:
-        for shown in (translation.text, *translation.alternatives):
-            out.say(shown)
+        out.say()
+        for each in pieces.result.alternatives:
+            out.say(each)
+    _warn_if_cut(session, pieces.result)
+
+
+def _warn_if_cut(session: Session, translation: Translation) -> None:
     if translation.finish_reason == "length":
-        out.note("the translation was cut; --max-new-tokens allows more", style="yellow")
+        session.out.note("the translation was cut; --max-new-tokens allows more", style="yellow")
 
 
 def _lines(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import dragoman
+from tests.dragoman.servers import CuttingProxy
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,21 @@ def test_the_archive_is_a_peft_folder(archive: Path) -> None:
 def test_a_download_that_fails_leaves_nothing(client: dragoman.Client, tmp_path: Path) -> None:
     with pytest.raises(dragoman.NotFoundError):
         client.adapters.download("yoda", 99, tmp_path / "x.zip")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_that_breaks_off_leaves_nothing(proxy: CuttingProxy, tmp_path: Path) -> None:
+    proxy.cuts, proxy.cut_after = 2, 10_000
+    with dragoman.Client(proxy.url) as client, pytest.raises(dragoman.ConnectionFailedError):
+        client.adapters.download("yoda", 1, tmp_path / "x.zip")
+
+    async def download() -> None:
+        async with dragoman.AsyncClient(proxy.url) as client:
+            await client.adapters.download("yoda", 1, tmp_path / "x.zip")
+
+    with pytest.raises(dragoman.ConnectionFailedError):
+        asyncio.run(download())
+    assert proxy.num_cut == 2
     assert not list(tmp_path.iterdir())
 
 

@@ -1,10 +1,13 @@
 """Jobs through the client, trained by the real worker."""
 
 import asyncio
-from collections.abc import Iterator
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import dragoman
@@ -112,6 +115,66 @@ def test_a_key_makes_two_calls_one_job(client: dragoman.Client, trained: dragoma
         client.jobs.cancel(first)
 
 
+def wait_until(client: dragoman.Client, job_id: str, is_so: Callable[[dragoman.Job], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not is_so(job := client.jobs.get(job_id)):
+        assert not job.ended, job.error
+        assert time.monotonic() < deadline, job.status
+        time.sleep(0.1)
+
+
+def test_paused_resumed_and_deleted(client: dragoman.Client, trained: dragoman.Job) -> None:
+    training = {"max_steps": 20, "logging_steps": 1, "per_device_train_batch_size": 4}
+    config = CONFIG | {"training": training}
+    job = client.jobs.create(
+        "client-paused", dataset_id=trained.dataset_id, config=config, priority="high"
+    )
+    assert job.priority == "high"
+    with pytest.raises(dragoman.ConflictError):
+        client.jobs.resume(job.id)
+    wait_until(client, job.id, lambda job: job.progress.step > 0)
+    assert client.jobs.pause(job.id).status in ("pausing", "paused")
+    wait_until(client, job.id, lambda job: job.status == "paused")
+    kept = client.jobs.get(job.id).progress.step
+    assert 0 < kept < 20
+    with pytest.raises(dragoman.ConflictError):
+        client.jobs.delete(job.id)
+    assert client.jobs.resume(job.id).status == "queued"
+    ended = job.wait()
+    assert (ended.status, ended.adapter_version) == ("succeeded", 1)
+    assert [p.step for p in ended.loss_curve.train] == list(range(1, 21)), "none twice, none lost"
+    assert "paused" in [e.data.get("status") for e in client.jobs.events(job.id)]
+
+    client.jobs.delete(job.id)
+    for ask in (client.jobs.get, client.jobs.delete, client.jobs.pause):
+        with pytest.raises(dragoman.NotFoundError):
+            ask(job.id)
+    with pytest.raises(dragoman.NotFoundError):
+        list(client.jobs.events(job.id))
+    assert client.adapters.get("client-paused").versions == [1], "what it published stays"
+
+
+def test_a_paused_job_is_cancelled_and_published(
+    service_url: str, client: dragoman.Client, trained: dragoman.Job
+) -> None:
+    config = CONFIG | {"training": {"max_steps": 2000, "logging_steps": 1}}
+
+    async def work() -> dragoman.Job:
+        async with dragoman.AsyncClient(service_url) as steering:
+            job = await steering.jobs.create(
+                "client-cut", dataset_id=trained.dataset_id, config=config
+            )
+            await asyncio.to_thread(wait_until, client, job.id, lambda job: job.progress.step > 0)
+            await steering.jobs.pause(job.id)
+            await asyncio.to_thread(wait_until, client, job.id, lambda job: job.status == "paused")
+            await steering.jobs.cancel(job.id, publish=True)
+            return await steering.jobs.wait(job)
+
+    ended = asyncio.run(work())
+    assert ended.adapter_version == 1
+    assert client.translate("I am tall.", adapter="client-cut@1").adapter == "client-cut@1"
+
+
 def test_a_bad_file_is_refused_with_its_lines(client: dragoman.Client, tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("prompt,completion\nfine,fine too\nno target,\n")
@@ -164,6 +227,20 @@ def test_a_server_that_stays_away_is_an_error(scripted: ScriptedServer, unused_u
         dragoman.Client(scripted.url, max_retries=0) as client,
         pytest.raises(dragoman.UnavailableError),
     ):
+        list(client.jobs.events("j", reconnect_s=0.2))
+
+
+def test_a_server_that_does_not_answer_is_asked_again(
+    scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragoman.events.STREAM_TIMEOUT", httpx.Timeout(0.3))
+    stream = {"content-type": "text/event-stream"}
+    done = Reply(body='event: done\nid: 1-0\ndata: {"status": "succeeded"}\n\n', headers=stream)
+    scripted.replies = [dataclasses.replace(done, wait_s=1.0), done]
+    with dragoman.Client(scripted.url) as client:
+        assert [event.kind for event in client.jobs.events("j")] == ["done"]
+    scripted.replies = [dataclasses.replace(done, wait_s=1.0)]
+    with dragoman.Client(scripted.url) as client, pytest.raises(dragoman.TimedOutError):
         list(client.jobs.events("j", reconnect_s=0.2))
 
 

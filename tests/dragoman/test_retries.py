@@ -29,6 +29,10 @@ def test_the_server_says_how_long_to_wait() -> None:
     assert 25 < asked <= 30
 
 
+def test_a_moment_of_no_time_zone_is_one_of_utc() -> None:
+    assert retry_after_s(answer(503, retry_after="Sun, 06 Nov 1994 08:49:37 -0000")) == 0
+
+
 @pytest.mark.parametrize("value", ["", "soon", "-1", "1e9"])
 def test_nonsense_is_no_wait(value: str) -> None:
     assert retry_after_s(answer(503, retry_after=value)) is None

@@ -129,3 +129,17 @@ def test_the_async_client_does_the_same(
     assert asyncio.run(work()).translated == 4
     assert (tmp_path / "out.txt").read_text() == "ONE\n\nTWO HALF\nTHREE\n"
     assert json.loads(scripted.seen[0].body)["source"] == "en"
+
+
+def test_the_input_is_never_the_output(
+    scripted: ScriptedServer, source: Path, tmp_path: Path
+) -> None:
+    before = source.read_bytes()
+    (tmp_path / "link.txt").symlink_to(source)
+    with dragoman.Client(scripted.url) as client:
+        for output in (source, tmp_path / "link.txt"):
+            with pytest.raises(dragoman.DragomanError, match="is the input"):
+                client.translate_file(source, output)
+    assert source.read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+    assert scripted.seen == []

@@ -13,11 +13,12 @@ from tests.dragoman.servers import Reply, ScriptedServer, problem, translated
 COMMANDS = [
     *(["translate"], ["train"], ["serve"], ["doctor"]),
     *(["jobs", c] for c in ("list", "show", "follow", "log", "cancel", "pause", "resume")),
+    *(["suggestions", c] for c in ("add", "export")),
     *(
         ["adapters", c]
         for c in ("list", "show", "promote", "rollback", "traffic", "export", "import", "delete")
     ),
-    *(["datasets", c] for c in ("list", "show", "upload", "preview", "delete")),
+    *(["datasets", c] for c in ("list", "show", "upload", "preview", "export", "delete")),
 ]
 
 
@@ -45,6 +46,12 @@ def test_version(run: Run) -> None:
         ["adapters", "show", "yoda@x"],
         ["adapters", "traffic", "yoda", "half"],
         ["adapters", "delete", "yoda@1"],
+        ["adapters", "traffic", "yoda", "1=nan"],
+        ["translate", "half of \udc80 a pair"],
+        ["translate", "x", "--temperature", "nan"],
+        ["translate", "x", "--key", "clé"],
+        ["translate", "x", "--stream", "-o", "out.txt"],
+        ["translate", "x", "--alternatives", "2", "-o", "out.txt"],
     ],
     ids=" ".join,
 )
@@ -147,3 +154,12 @@ def test_completion_is_offered() -> None:
         check=False,
     )
     assert "complete" in result.stdout
+
+
+def test_a_pipe_gets_utf_8_whatever_the_locale(scripted: ScriptedServer) -> None:
+    scripted.replies = [translated("王发怒了。")]
+    command = [sys.executable, "-m", "dragoman.cli", "translate", "x", "--url", scripted.url]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode() == "王发怒了。\n"

@@ -111,3 +111,32 @@ def test_what_does_not_go_together(run: Run, scripted: ScriptedServer, tmp_path:
     ran = run("translate", "-i", str(path), "--url", scripted.url)
     assert ran.code == 1
     assert "is not UTF-8: line 1" in ran.err
+
+
+def test_alternatives_are_shown_or_refused(
+    run: Run, scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    scripted.replies = [translated("first")]
+    scripted.replies[0].body["alternatives"] = ["second", "third"]
+    many = ["--alternatives", "2", "--url", scripted.url]
+    assert run("translate", "x", *many).out == "first\nsecond\nthird\n"
+    assert run("translate", *many, stdin=b"x\n").code == 2
+    for arguments, stdin in ((["--json"], b"x\n"), (["x", "-o", str(tmp_path / "o.jsonl")], b"")):
+        ran = run("translate", *arguments, *many, stdin=stdin)
+        assert ran.code == 0
+        line = ran.out or (tmp_path / "o.jsonl").read_text()
+        assert json.loads(line)["alternatives"] == ["second", "third"]
+    events = 'event: token\ndata: {"index": 0, "text": "first"}\n\nevent: done\ndata: '
+    body = events + json.dumps(scripted.replies[0].body) + "\n\n"
+    scripted.replies = [Reply(body=body, headers={"content-type": "text/event-stream"})]
+    assert run("translate", "x", "--stream", *many).out == "first\nsecond\nthird\n"
+
+
+def test_json_comes_also_where_a_file_is_written(
+    run: Run, scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    scripted.replies = [translated("fine")]
+    output = tmp_path / "out.txt"
+    ran = run("translate", "x", "-o", str(output), "--json", "--url", scripted.url)
+    assert json.loads(ran.out)["translatedText"] == "fine"
+    assert output.read_text() == "fine\n"
