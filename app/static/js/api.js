@@ -68,7 +68,7 @@ export function upload(path, values, options) {
   return json(path, { method: "POST", body: form, ...options });
 }
 
-/** A link's download, by fetch where a key must go with it. */
+/** A link's download, by fetch where a key must go with it. Raises Problem. */
 export async function saveFile(event, path, filename) {
   if (!authorization().Authorization) return; // the link does it
   event.preventDefault();

@@ -25,6 +25,7 @@ export class Chart {
     this.plot = svg("svg.plot", {
       role: "slider", tabindex: 0, "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0,
       onpointerdown: (e) => this.#grab(e), onpointermove: (e) => this.#move(e), onpointerup: (e) => this.#drop(e),
+      onpointercancel: () => { this.dragFrom = undefined; this.#point(null); }, // a finger that scrolls
       onpointerleave: () => this.#point(null), ondblclick: () => this.setZoom(null, true),
       onkeydown: (e) => this.#key(e), onblur: () => this.#point(null),
     });

@@ -4,14 +4,15 @@ import { request } from "./api.js";
 
 const MIN_WAIT_MS = 500;
 const MAX_WAIT_MS = 10_000;
+const SILENCE_MS = 45_000; // three heartbeats: the connection is dead, though nobody has said so
 
-/** The events of a text/event-stream response: {event, data (parsed JSON), id}. */
-export async function* events(response) {
+/** The events of a text/event-stream response: {event, data (parsed JSON), id}. Fails after `silenceMs` without a byte. */
+export async function* events(response, silenceMs) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await within(reader.read(), silenceMs);
       if (done) return; // a last event without its empty line is not whole
       const blocks = (rest + value).split(/\r?\n\r?\n/);
       rest = blocks.pop();
@@ -23,6 +24,13 @@ export async function* events(response) {
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+function within(promise, ms) {
+  if (!ms) return promise;
+  let timer;
+  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("silent")), ms); });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 function parse(block) {
@@ -47,7 +55,7 @@ export async function follow(path, { signal, onEvent, onState = () => {} }) {
     try {
       const response = await request(path, { signal, headers: lastId ? { "Last-Event-ID": lastId } : {} });
       onState("open");
-      for await (const event of events(response)) {
+      for await (const event of events(response, SILENCE_MS)) {
         wait = MIN_WAIT_MS;
         lastId = event.id ?? lastId;
         if (onEvent(event)) return;

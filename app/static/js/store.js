@@ -22,11 +22,19 @@ export const remember = (key, value) => write(localStorage, key, value);
 export const draft = (key) => read(sessionStorage, key);
 export const keepDraft = (key, value) => write(sessionStorage, key, value);
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // typed by hand
+  }
+}
+
 /** "#/jobs/job-1?tab=log" -> {path: ["jobs", "job-1"], params: {tab: "log"}}. */
 export function where() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   return {
-    path: path.split("/").filter(Boolean).map(decodeURIComponent),
+    path: path.split("/").filter(Boolean).map(decoded),
     params: Object.fromEntries(new URLSearchParams(query)),
   };
 }

@@ -81,6 +81,7 @@ export default {
   "promote.title": "Make {ref} current?", "promote.text": "Whoever asks for {name} gets this version from the next request on. Nothing is lost; you can go back the same way.", "promote.do": "Make current", "promote.done": "{ref} is current.",
 
   "adapters.loading": "Asking for the adapters …", "adapters.reading": "Reading the versions …", "adapters.current": "version {version} is current", "adapters.no_current": "no current version", "adapters.versions": "1 version|{n} versions", "adapters.versions_of": "Versions of {name}",
+  "adapters.suggestions": "Suggestions", "adapters.suggestions.hint": "Better translations that people suggested, as a file to train on.",
   "adapters.empty": "No adapters yet", "adapters.empty.text": "An adapter is a translator that you have trained, or brought along. Each training adds a version; you choose which is current.", "adapters.empty.do": "Train one",
   "version.version": "Version", "version.created": "Created", "version.rows": "Rows", "version.bleu": "BLEU", "version.chrf": "chrF++", "version.size": "Size", "version.actions": "Actions",
   "version.is_current": "current", "version.share": "{share} % of requests", "version.of": "{what}: {ref}", "version.promote": "Make current", "version.back": "Roll back to this", "version.compare": "Compare", "version.details": "Details", "version.download": "Download", "version.delete": "Delete",

@@ -81,6 +81,7 @@ export default {
   "promote.title": "把 {ref} 设为当前？", "promote.text": "从下一个请求起，调用 {name} 的人都会用这个版本。什么都不会丢失，可以用同样的方法退回。", "promote.do": "设为当前", "promote.done": "{ref} 已是当前版本。",
 
   "adapters.loading": "正在查询适配器……", "adapters.reading": "正在读取版本……", "adapters.current": "当前为第 {version} 版", "adapters.no_current": "没有当前版本", "adapters.versions": "{n} 个版本", "adapters.versions_of": "{name} 的版本",
+  "adapters.suggestions": "建议译文", "adapters.suggestions.hint": "读者提出的更好译文，可作为训练数据文件下载。",
   "adapters.empty": "还没有适配器", "adapters.empty.text": "适配器就是您训练或导入的翻译器。每次训练增加一个版本，由您决定哪个是当前版本。", "adapters.empty.do": "训练一个",
   "version.version": "版本", "version.created": "创建时间", "version.rows": "行数", "version.bleu": "BLEU", "version.chrf": "chrF++", "version.size": "大小", "version.actions": "操作",
   "version.is_current": "当前", "version.share": "{share} % 的请求", "version.of": "{what}：{ref}", "version.promote": "设为当前", "version.back": "退回此版本", "version.compare": "对比", "version.details": "详情", "version.download": "下载", "version.delete": "删除",

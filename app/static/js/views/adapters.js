@@ -53,7 +53,7 @@ function adapterBox(adapter, { reload, signal, open }) {
         get(at(adapter.name), { signal }), ...[...adapter.versions].reverse().map((n) => get(at(adapter.name, n), { signal }).catch((problem) => ({ version: n, problem }))),
       ]);
       if (!Object.keys(now.traffic ?? {}).length) now.traffic = null;
-      replace(versions, versionTable(now, found, { reload, signal }), now.versions.length > 1 && trafficForm(now, reload));
+      replace(versions, versionTable(now, found, { reload, signal }), suggestionsLink(now), now.versions.length > 1 && trafficForm(now, reload));
     } catch (problem) {
       loaded = false;
       if (!signal.aborted) replace(versions, problemBox(problem, { retry: fill }));
@@ -96,7 +96,7 @@ function versionActions(adapter, version, seal, { reload }) {
       t(back ? "version.back" : "version.promote")),
     h("a.button.small", { href: address(["translate"], { compare: [...new Set(["base", `${adapter.name}@${adapter.current ?? version}`, ref])].join(",") }), ...about(t("version.compare")) }, t("version.compare")),
     seal && h("button.quiet.small", { type: "button", ...about(t("version.details")), onclick: () => showDetails(ref, seal) }, t("version.details")),
-    h("a.button.quiet.small", { href: download, download: `${adapter.name}-${version}.zip`, ...about(t("version.download")), onclick: (e) => saveFile(e, download, `${adapter.name}-${version}.zip`) }, t("version.download")),
+    h("a.button.quiet.small", { href: download, download: `${adapter.name}-${version}.zip`, ...about(t("version.download")), onclick: (e) => save(e, download, `${adapter.name}-${version}.zip`) }, t("version.download")),
     !busyElsewhere && h("button.quiet.small", {
       type: "button", ...about(t("version.delete")), onclick: () => modal(t("version.delete.title", { ref }), h("p", {}, t("version.delete.text")), t("version.delete"), async () => {
         await del(at(adapter.name, version));
@@ -104,6 +104,17 @@ function versionActions(adapter, version, seal, { reload }) {
         reload();
       }, { danger: true }),
     }, t("version.delete")));
+}
+
+const save = (event, path, filename) => saveFile(event, path, filename).catch((problem) => toast(problem.message));
+
+/** What readers held to be better: a file to train on. */
+function suggestionsLink({ name }) {
+  const [path, filename] = [`suggestions?adapter=${encodeURIComponent(name)}`, `${name}-suggestions.jsonl`];
+  return h("p.actions", {}, h("a.button.quiet.small", {
+    href: path, download: filename, "aria-label": t("version.of", { what: t("adapters.suggestions"), ref: name }), onclick: (e) => save(e, path, filename),
+  }, t("adapters.suggestions")),
+    h("span.hint", {}, t("adapters.suggestions.hint")));
 }
 
 function showDetails(ref, seal) {

@@ -54,6 +54,7 @@ class JobView {
     this.#show();
     this.#follow();
     this.#tailLog();
+    addEventListener("dragoman:back", () => this.#refreshSoon(), { signal });
   }
 
   #follow() {
@@ -76,12 +77,20 @@ class JobView {
       // Older points are a replay of what is there already; a run that begins anew shows by its status.
       if (data.train && data.train.step > (train.at(-1)?.step ?? -1)) train.push(data.train);
       if (data.eval && data.eval.step > (judged.at(-1)?.step ?? -1)) judged.push(data.eval);
-      this.#showFigures();
-      this.charts.show(this.job.loss_curve);
+      this.#showProgressSoon();
     } else {
       this.#refreshSoon();
     }
     return event === "done";
+  }
+
+  /** A replay brings thousands of points at once, and drawing costs as much as the curve is long. */
+  #showProgressSoon() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = undefined;
+      this.#showFigures();
+      this.charts.show(this.job.loss_curve);
+    });
   }
 
   /** The record is the truth; a stream that is replayed asks for it once. */
@@ -92,7 +101,7 @@ class JobView {
       try {
         this.job = await get(this.path, { signal: this.signal });
       } catch {
-        return; // the stream comes back, and asks again
+        return; // asked again once the server is back
       }
       if (this.signal.aborted) return;
       this.#show();
@@ -116,20 +125,11 @@ class JobView {
       replace(this.samples, samplesPanel(job.evaluation));
     }
     this.config.querySelector("pre").textContent = JSON.stringify(job.config, null, 2);
+    this.#showCheckpoint();
     this.#showFigures();
     this.charts.show(job.loss_curve, job.status);
   }
 
-  #showFigures() {
-    const { job } = this;
-    const { progress: p } = job;
-    const last = job.loss_curve.train.at(-1);
-    const running = !ENDED.has(job.status);
-    this.#showCheckpoint();
-    const figure = (name, value) => h("div", {}, h("dt", {}, t(`figure.${name}`)), h("dd", {}, value));
-    replace(this.figures,
-      figure("step", p.total_steps ? [`${number(p.step)} / ${number(p.total_steps)}`,
-        running && h("progress", { max: 100, value: p.percent, "aria-label": t("figure.step") })] : "–"),
   /** A link to what it has learnt so far, in a place of its own: it changes under whoever has the focus there. */
   #showCheckpoint() {
     const newest = !ENDED.has(this.job.status) && this.job.checkpoints[0];
@@ -137,6 +137,15 @@ class JobView {
     if (newest) this.checkpoint.textContent = t("job.checkpoint", { step: newest.step });
   }
 
+  #showFigures() {
+    const { job } = this;
+    const { progress: p } = job;
+    const last = job.loss_curve.train.at(-1);
+    const running = !ENDED.has(job.status);
+    const figure = (name, value) => h("div", {}, h("dt", {}, t(`figure.${name}`)), h("dd", {}, value));
+    replace(this.figures,
+      figure("step", p.total_steps ? [`${number(p.step)} / ${number(p.total_steps)}`,
+        running && h("progress", { max: 100, value: p.percent, "aria-label": t("figure.step") })] : "–"),
       job.queue_position && figure("queue", number(job.queue_position)),
       job.expected_start && figure("starts", date(job.expected_start)),
       running && p.eta_seconds !== null && figure("eta", duration(p.eta_seconds)),
@@ -197,15 +206,6 @@ class JobView {
     }
   }
 
-  async #readLog() {
-    if (!this.logBox.open) return;
-    const whole = await text(`${this.path}/log`, { signal: this.signal }).catch(() => null);
-    if (whole === null) return;
-    const atEnd = this.log.scrollTop + this.log.clientHeight >= this.log.scrollHeight - 8;
-    this.log.textContent = whole.trimEnd().split("\n").slice(-LOG_LINES).join("\n") || t("job.log.empty");
-    if (atEnd) this.log.scrollTop = this.log.scrollHeight;
-  }
-}
   /** No event tells of them. */
   async #findCheckpoints() {
     const last = this.job.loss_curve.train.at(-1)?.step ?? 0;
@@ -215,3 +215,12 @@ class JobView {
     this.#showCheckpoint();
   }
 
+  async #readLog() {
+    if (!this.logBox.open) return;
+    const whole = await text(`${this.path}/log`, { signal: this.signal }).catch(() => null);
+    if (whole === null) return;
+    const atEnd = this.log.scrollTop + this.log.clientHeight >= this.log.scrollHeight - 8;
+    this.log.textContent = whole.trimEnd().split("\n").slice(-LOG_LINES).join("\n") || t("job.log.empty");
+    if (atEnd) this.log.scrollTop = this.log.scrollHeight;
+  }
+}

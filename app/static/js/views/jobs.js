@@ -20,18 +20,24 @@ export function mount(root, { params, signal }) {
   });
   replace(root, h("header.view-head", {}, h("h1", {}, t("nav.jobs")), filter), body);
   let shown = PAGE;
+  let asked = 0;
+  const more = h("button", { type: "button", onclick: () => { shown += PAGE; load(); } }, t("jobs.more"));
 
   async function load() {
+    const turn = ++asked;
     const query = new URLSearchParams({ limit: Math.min(shown + 1, 100), ...(filter.value && { status: filter.value }) });
     try {
       const jobs = await get(`jobs?${query}`, { signal });
-      const focused = document.activeElement?.getAttribute("href");
+      if (turn !== asked) return true; // of another filter
+      const focused = document.activeElement;
       replace(body, jobs.length ? table(jobs.slice(0, shown)) : nothing(filter.value),
-        jobs.length > shown && shown < 100 && h("p.actions", {}, h("button", { type: "button", onclick: () => { shown += PAGE; load(); } }, t("jobs.more"))));
-      if (focused) body.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+        jobs.length > shown && shown < 100 && h("p.actions", {}, more));
+      const link = focused?.getAttribute("href");
+      if (link) body.querySelector(`a[href="${CSS.escape(link)}"]`)?.focus();
+      else if (focused === more) more.focus();
       return jobs.some((job) => !ENDED.has(job.status));
     } catch (problem) {
-      if (!signal.aborted) replace(body, problemBox(problem, { retry: load }));
+      if (!signal.aborted && turn === asked) replace(body, problemBox(problem, { retry: load }));
       return false;
     }
   }

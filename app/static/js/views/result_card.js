@@ -71,10 +71,10 @@ export class ResultCard {
         ].filter(Boolean).join(" · "))));
   }
 
-  #suggest({ q, translatedText }) {
+  #suggest({ q, translatedText, adapter }) {
     const better = h("textarea", { rows: 4, value: translatedText, required: true });
     modal(t("suggest.title"), [h("p", {}, t("suggest.text")), h("blockquote", {}, q), field(t("suggest.label"), better)], t("suggest.send"), async () => {
-      await post("suggest", { q, s: better.value, source: this.adapter.source, target: this.adapter.target });
+      await post("suggest", { q, s: better.value, adapter });
       toast(t("suggest.thanks"));
     });
   }
