@@ -1,6 +1,7 @@
 """An adapter from elsewhere: archive -> checked PEFT folder -> sealed version on the volume."""
 
 import re
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,22 +37,24 @@ _MAX_FAULTS = 20
 class _LoraConfig(BaseModel):
     """What of adapter_config.json must agree with the weights, or PEFT could not load them. The engine sees to the rest.
 
-    Patterns are regular expressions to PEFT; anything but a layer's name may take for ever to match.
+    Patterns, and names that do not stand in a list, are regular expressions to PEFT; anything but a layer's name may take
+    for ever to match.
     """
 
     model_config = ConfigDict(extra="ignore")
 
     r: int = Field(ge=1)
     target_modules: str | list[str] = Field(max_length=10_000)
+    exclude_modules: str | list[str] | None = None
+    layers_pattern: str | list[str] | None = None
     rank_pattern: dict[str, int] | None = None
     alpha_pattern: dict[str, float] | None = None
     base_model_name_or_path: str | None = None
 
     def faults(self, sites: list[str]) -> list[str]:
-        patterns = [*(self.rank_pattern or {}), *(self.alpha_pattern or {})]
         faults = [
-            f"{pattern[:80]!r} in rank_pattern or alpha_pattern is no name of a layer"
-            for pattern in patterns
+            f"{key} has {pattern[:80]!r}, which is no name of a layer"
+            for key, pattern in self._patterns()
             if not re.match(_LAYER_NAME, pattern)
         ]
         if isinstance(self.target_modules, list):
@@ -61,6 +64,15 @@ class _LoraConfig(BaseModel):
                 if not any(site == target or site.endswith(f".{target}") for site in sites)
             ]
         return faults
+
+    def _patterns(self) -> Iterator[tuple[str, str]]:
+        for key in ("rank_pattern", "alpha_pattern", "layers_pattern"):
+            value: str | Iterable[str] | None = getattr(self, key)
+            yield from ((key, p) for p in ([value] if isinstance(value, str) else value or ()))
+        for key in ("target_modules", "exclude_modules"):
+            value = getattr(self, key)
+            if isinstance(value, str) and value != "all-linear":
+                yield key, value
 
     def rank(self, site: str) -> int:
         """As peft chooses it."""

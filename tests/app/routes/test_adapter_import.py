@@ -191,6 +191,9 @@ def test_a_strange_chat_template_gives_way_to_a_prompt(client: TestClient, folde
         ({"target_modules": ["q_proj"]}, "'q_proj'"),
         ({"rank_pattern": {"(a+)+$": 2}}, "no name of a layer"),
         ({"alpha_pattern": {"(a|a)*$": 2}}, "no name of a layer"),
+        ({"target_modules": "(.*)*!"}, "target_modules has '(.*)*!', which is no name of a layer"),
+        ({"exclude_modules": "(.*)*!"}, "exclude_modules"),
+        ({"layers_pattern": ["(.*)*!"]}, "layers_pattern"),
         ({"lora_alpha": "many"}, "lora_alpha"),
     ],
 )
