@@ -18,8 +18,10 @@ from app.draining import DrainingMiddleware
 from app.metrics import Metrics, MetricsMiddleware
 from app.routes import (
     adapters,
+    curve,
     datasets,
     exports,
+    job_events,
     jobs,
     libretranslate,
     openai,
@@ -69,7 +71,10 @@ def create_app(
     app.add_middleware(DrainingMiddleware, stopping=services.stopping)
     app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
     problems.install(app)
-    rooms = (translate, libretranslate, adapters, datasets, exports, jobs, openai, system, pages)
+    rooms = (
+        *(translate, libretranslate, adapters, datasets, exports),
+        *(jobs, job_events, curve, openai, system, pages),
+    )
     for room in rooms:
         app.include_router(room.router)
     openapi.install(app)

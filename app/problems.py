@@ -17,7 +17,7 @@ from core.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
-CLIENT_GONE = 499  # nginx's number; nobody reads it but the metrics
+_CLIENT_GONE = 499  # nginx's number; nobody reads it but the metrics
 
 # Paths that LibreTranslate's clients call; they look for `error`.
 _LIBRETRANSLATE_PATHS = ("/translate", "/languages", "/detect", "/suggest", "/frontend/settings")
@@ -132,7 +132,7 @@ async def _on_redis_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_client_gone(request: Request, error: Exception) -> Response:
     """It left before its body was whole: no failure of ours."""
-    return Response(status_code=CLIENT_GONE)
+    return Response(status_code=_CLIENT_GONE)
 
 
 async def _on_os_error(request: Request, error: Exception) -> JSONResponse:

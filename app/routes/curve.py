@@ -14,7 +14,7 @@ from core import __version__
 from core.jobs import Job
 from core.metrics import curve_version, read_curve
 
-router = APIRouter()
+router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 # Drawings wait for each other in a thread of their own; the pool that answers everything else stays free.
 _drawing_thread = anyio.CapacityLimiter(1)

@@ -26,12 +26,11 @@ router = APIRouter(prefix="/datasets", tags=["datasets"])
 _MIB = 1024 * 1024
 
 
-class DatasetForm(BaseModel):
-    """The parts of an upload."""
+class UploadOptions(BaseModel):
+    """How an uploaded file is to be read."""
 
     model_config = ConfigDict(extra="forbid")
 
-    file: UploadFile
     mapping: Text | None = Field(
         None, description='JSON, such as {"source": "english", "target": "yoda"}; empty: guessed'
     )
@@ -42,6 +41,12 @@ class DatasetForm(BaseModel):
         max_length=40,
         description="of a text file, such as gb18030; empty: UTF-8, or what its bytes say",
     )
+
+
+class DatasetForm(UploadOptions):
+    """The parts of an upload."""
+
+    file: UploadFile
 
 
 @router.post("", status_code=201)

@@ -1,20 +1,13 @@
 """Fine-tuning jobs over HTTP: submit, watch, pause, cancel, delete."""
 
-import asyncio
-import json
-import secrets
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-import redis
-from fastapi import APIRouter, Depends, Header, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Header, Query, Request, Response, UploadFile
 from fastapi.responses import PlainTextResponse
-from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
+from app import job_control
 from app.checkpoints import list_checkpoints
 from app.curve import thin_curve
 from app.deps import JobsDep, ServicesDep, VolumeDep
@@ -27,37 +20,27 @@ from app.forms import (
     read_json,
     validate,
 )
-from app.ingestion.ingest import OnError
-from app.routes import curve
-from app.routes.datasets import ingest_upload
-from app.schemas import Cancellation, JobOut, JobRequest, RequestBody, Text
+from app.routes.datasets import UploadOptions, ingest_upload
+from app.schemas import Cancellation, JobOut, JobRequest, Text
 from app.services import Services
-from core.adapters import check_adapter_name
-from core.errors import InvalidError, NotFoundError
-from core.job_store import JobStore, events_key
+from core.errors import InvalidError
+from core.job_store import JobStore
 from core.jobs import ENDED, Job, JobStatus, LossCurve, Priority
 from core.metrics import read_curve
-from core.target_modules import match_target_modules
 from core.training_config import JobConfig
 from core.volume import Volume
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-router.include_router(curve.router)
 
 _MAX_LISTED_POINTS = 100
-_EVENTS_WAIT_MS = 1_000  # a stream sees within this time that the server stops
 
 
-class _JobForm(RequestBody):
+class _JobForm(UploadOptions):
     """The text parts of a multipart job; `file` is taken out before."""
 
     adapter: Text
     priority: Priority = Priority.NORMAL
     config: JobConfig = JobConfig()
-    mapping: Text | None = None
-    name: Text | None = None
-    on_error: OnError = "fail"
-    encoding: Text | None = Field(None, max_length=40)
 
 
 _CANCEL_BODY = {"schema": {"$ref": "#/components/schemas/Cancellation"}}
@@ -79,6 +62,7 @@ _FORM_BODY = {
                 "description": "JSON: the same as `config` of a JSON request",
             },
             "mapping": {"type": "string", "description": 'JSON: {"source": …, "target": …}'},
+            "name": {"type": "string", "description": "the dataset's; empty: the file's name"},
             "on_error": {"enum": ["fail", "skip"]},
             "encoding": {"type": "string", "description": "of a text that is not UTF-8: gb18030"},
         },
@@ -113,7 +97,7 @@ async def create_job(
             f"content-type {kind[:80]!r} is not accepted; send application/json with a dataset_id, "
             "or multipart/form-data with a file"
         )
-    job = await run_in_threadpool(submit_job, services, wanted, idempotency_key or "")
+    job = await run_in_threadpool(job_control.submit_job, services, wanted, idempotency_key or "")
     response.headers["Location"] = f"{router.prefix}/{job.id}"
     return await run_in_threadpool(_show, job, services.jobs, services.volume)
 
@@ -180,7 +164,8 @@ async def cancel_job(
     """Cancel a job: at once if it waits, after the next step if it runs. Nothing is published unless asked."""
     if media_type(request) == "application/json" and await request.body():
         publish = validate(Cancellation, await read_json(request)).publish or publish
-    return await run_in_threadpool(_cancel, services, job_id, publish)
+    job = await run_in_threadpool(job_control.cancel_job, services, job_id, publish=publish)
+    return await run_in_threadpool(_show, job, services.jobs, services.volume)
 
 
 @router.post("/{job_id}/pause")
@@ -219,68 +204,6 @@ def get_log(job_id: str, jobs: JobsDep, volume: VolumeDep) -> str:
         return file.read().decode("utf-8", "replace")
 
 
-async def _existing_job(job_id: str, jobs: JobsDep) -> Job:
-    """A dependency, since a stream that has begun can no longer answer 404."""
-    return await run_in_threadpool(jobs.get, job_id)
-
-
-@router.get("/{job_id}/events", response_class=EventSourceResponse)
-async def stream_events(
-    job: Annotated[Job, Depends(_existing_job)],
-    services: ServicesDep,
-    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,19}-\d{1,19}$")] = None,
-) -> AsyncIterator[ServerSentEvent]:
-    """`status`, `metrics`, `evaluation` and `done` events from the beginning, or after `Last-Event-ID`; then as they happen.
-
-    `metrics` holds `progress`, and a point of the curve as `train` or `eval`; or `restart_after_step`, as each run's
-    first one does: points of later steps no longer count. The newest 20,000 events are kept.
-    """
-    async for event in _events(services, job.id, last_event_id or "0-0"):
-        yield event
-
-
-async def _events(services: Services, job_id: str, last_id: str) -> AsyncIterator[ServerSentEvent]:
-    key = events_key(job_id)
-    has_ended = False
-    while not services.stopping.is_set():
-        try:
-            wait_ms = None if has_ended else _EVENTS_WAIT_MS
-            entries = _entries(await services.async_redis.xread({key: last_id}, block=wait_ms))
-            if not entries and has_ended:
-                return  # the client has seen `done` before
-            # Read once more after that: `done` may have come in between.
-            has_ended = not entries and await _has_ended(services, job_id)
-        except (redis.ConnectionError, redis.TimeoutError):
-            await asyncio.sleep(1)  # Redis restarts; the stream is still there after
-            continue
-        for last_id, fields in entries:
-            yield ServerSentEvent(event=fields["type"], data=json.loads(fields["data"]), id=last_id)
-            if fields["type"] == "done":
-                return
-
-
-def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
-    """XREAD's answer: a dict under RESP3, a list of pairs under RESP2; each entry list may be wrapped once more."""
-    streams = answer.values() if isinstance(answer, dict) else [s[1] for s in answer or []]
-    entries: list[tuple[str, dict[str, str]]] = []
-    for stream in streams:
-        for entry in stream:
-            entries += (
-                entry
-                if isinstance(entry, list) and isinstance(entry[0], (list, tuple))
-                else [entry]
-            )
-    return entries
-
-
-async def _has_ended(services: Services, job_id: str) -> bool:
-    try:
-        job = await run_in_threadpool(services.jobs.get, job_id)
-    except NotFoundError:
-        return True
-    return job.status in ENDED
-
-
 async def _read_form(request: Request, services: Services) -> JobRequest:
     """Stores the file as a dataset, and only once everything else in the form is sound."""
     async with opened_form(request, max_fields=20) as form:
@@ -294,7 +217,7 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
         if isinstance(values.get("config"), str):
             values["config"] = parse_json(values["config"], "config")
         wanted = validate(_JobForm, values)
-        await run_in_threadpool(_check, services, wanted.adapter, wanted.config)
+        await run_in_threadpool(job_control.check_config, services, wanted.adapter, wanted.config)
         dataset = await run_in_threadpool(
             ingest_upload,
             UploadFile(file.file, size=file.size, filename=file.filename),
@@ -313,68 +236,6 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
         priority=wanted.priority,
         config=wanted.config,
     )
-
-
-def submit_job(
-    services: Services,
-    wanted: JobRequest,
-    idempotency_key: str = "",
-    metadata: dict[str, str] | None = None,
-) -> Job:
-    """Record first, then the message: a job can be late, but not lost.
-
-    Raises NotFoundError `dataset_not_found`, UnavailableError `queue_full`, and InvalidError where the base model
-    cannot take the config.
-    """
-    _check(services, wanted.adapter, wanted.config)
-    dataset = services.datasets.get(wanted.dataset_id)
-    hidden_size = services.require_serving().engine.hidden_size
-    job = Job(
-        id=f"job-{secrets.token_hex(8)}",
-        adapter=wanted.adapter,
-        dataset_id=dataset.id,
-        priority=wanted.priority,
-        config=wanted.config.settled(num_rows=dataset.rows, hidden_size=hidden_size),
-        metadata=metadata or {},
-        created_at=datetime.now(UTC),
-    )
-    made = services.jobs.create(
-        job, max_queued=services.settings.max_queued_jobs, idempotency_key=idempotency_key
-    )
-    if made.id == job.id:
-        services.send(job.id)
-    return made
-
-
-def _check(services: Services, adapter: str, config: JobConfig) -> None:
-    """What can be refused before anything is stored."""
-    check_adapter_name(adapter)
-    engine = services.require_serving().engine
-    targets = config.lora.target_modules
-    if not isinstance(targets, str):
-        match_target_modules(targets, engine.target_modules)
-    if config.lora.r > services.settings.lora_width:
-        raise InvalidError(
-            f"lora.r is {config.lora.r}; this server serves ranks up to {services.settings.lora_width} "
-            "(DRAGOMAN_LORA_WIDTH)",
-            code="rank_too_large",
-        )
-    # A preset's length is for another base; the worker takes what this one can, and says so.
-    if config.preset is None and config.training.max_length > engine.max_tokens:
-        raise InvalidError(
-            f"training.max_length is {config.training.max_length}; this base model's context takes "
-            f"{engine.max_tokens}",
-            code="max_length_too_large",
-        )
-
-
-def _cancel(services: Services, job_id: str, publish: bool) -> JobOut:
-    job = services.jobs.cancel(job_id, publish=publish)
-    if job.status == JobStatus.QUEUED:
-        services.send(job.id)  # a worker has to publish what it has learnt
-    elif job.status in ENDED:
-        services.volume.remove_checkpoints(job.id)
-    return _show(job, services.jobs, services.volume)
 
 
 def _show(

@@ -7,16 +7,15 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request
 from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from app.deps import ServicesDep, SettingsDep, TranslatorDep
 from app.disconnection import unless_disconnected
+from app.event_stream import EventStream
 from app.forms import FORM_TYPES, read_fields, validate
 from app.markup import HtmlDocument
-from app.problems import CLIENT_GONE
 from app.schemas import (
     DetectedLanguage,
     TranslateRequest,
@@ -77,14 +76,8 @@ async def translate(
     if body.stream:
         parts = translator.stream(texts, route, options)
         await anext(parts)  # queued, or refused while there is still a status line to say so
-        return StreamingResponse(
-            _stream(parts, route, body, documents),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-        )
+        return EventStream(_stream(parts, route, body, documents))
     translations = await unless_disconnected(request, translator.translate(texts, route, options))
-    if translations is None:
-        return Response(status_code=CLIENT_GONE)
     return _answer(body, route, translations, documents)
 
 

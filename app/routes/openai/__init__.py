@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.routes.openai import chat, files, fine_tuning, models
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+# Each room has its whole prefix: metrics name routes by the path that they have there.
+router = APIRouter(tags=["openai"])
 for room in (models, chat, files, fine_tuning):
     router.include_router(room.router)

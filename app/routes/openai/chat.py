@@ -9,13 +9,13 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request
 
 from app.deps import SettingsDep, TranslatorDep
 from app.disconnection import unless_disconnected
+from app.event_stream import EventStream
 from app.forms import read_json, validate
-from app.problems import CLIENT_GONE, OpenAIError
+from app.problems import OpenAIError
 from app.routes.openai.models import find_route
 from app.routes.openai.shapes import (
     ChatCompletion,
@@ -31,7 +31,7 @@ from app.translator import Options, Route, TextPart, Translation, Translator
 from core.errors import InvalidError, ServiceError, TooLargeError
 from core.settings import Settings
 
-router = APIRouter()
+router = APIRouter(prefix="/v1")
 
 _BODY = {
     "required": True,
@@ -68,14 +68,8 @@ async def create_chat_completion(
     if body.stream:
         parts = translator.stream(texts, route, options)
         await anext(parts)  # queued, or refused while there is still a status line to say so
-        return StreamingResponse(
-            _stream(parts, head, body, num_choices),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-        )
+        return EventStream(_stream(parts, head, body, num_choices))
     translations = await unless_disconnected(request, translator.translate(texts, route, options))
-    if translations is None:
-        return Response(status_code=CLIENT_GONE)
     choices = [
         Choice(index=i, message=ChatMessage(content=t.text), finish_reason=t.finish_reason)
         for i, t in enumerate(translations)

@@ -11,7 +11,7 @@ from core.errors import InvalidError
 from core.job_store import events_key
 from core.jobs import Job, JobStatus
 
-_ID = re.compile(r"ftevent-(\d{1,19}-\d{1,19})")
+_ID = re.compile(r"ftevent-([0-9]{1,19}-[0-9]{1,19})")
 _BATCH = 100
 
 

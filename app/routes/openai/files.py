@@ -17,7 +17,7 @@ from app.services import Services
 from core.datasets import Dataset, DatasetStore
 from core.errors import InvalidError
 
-router = APIRouter(prefix="/files")
+router = APIRouter(prefix="/v1/files")
 
 _PURPOSE = "fine-tune"
 _FORM = {

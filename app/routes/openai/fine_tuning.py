@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app import checkpoints
 from app.deps import JobsDep, ServicesDep
 from app.forms import read_json, validate
-from app.routes.jobs import submit_job
+from app.job_control import cancel_job, submit_job
 from app.routes.openai.events import read_events
 from app.routes.openai.models import find_route
 from app.routes.openai.shapes import (
@@ -34,7 +34,7 @@ from core.jobs import Job, JobStatus, LossCurve
 from core.metrics import read_curve
 from core.training_config import JobConfig
 
-router = APIRouter(prefix="/fine_tuning/jobs")
+router = APIRouter(prefix="/v1/fine_tuning/jobs")
 
 _BODY = {
     "required": True,
@@ -91,7 +91,7 @@ def get_fine_tuning_job(job_id: str, services: ServicesDep) -> FineTuningJob:
 @router.post("/{job_id}/cancel")
 def cancel_fine_tuning_job(job_id: str, services: ServicesDep) -> FineTuningJob:
     """Cancel a job: at once if it waits, at the next step if it runs."""
-    return _show(services.jobs.cancel(job_id), services)
+    return _show(cancel_job(services, job_id), services)
 
 
 @router.post("/{job_id}/pause")

@@ -8,7 +8,7 @@ from app.translator import Route, Translator
 from core.adapters import BASE, AdapterVersion
 from core.errors import InvalidError, NotFoundError
 
-router = APIRouter()
+router = APIRouter(prefix="/v1")
 
 
 @router.get("/models")

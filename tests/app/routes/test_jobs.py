@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,24 @@ class TestOrders:
         assert response.status_code == 422
         assert client.get(f"/jobs/{job}").json()["status"] == "queued"
 
+    @pytest.mark.parametrize("prefix", ["/jobs", "/v1/fine_tuning/jobs"])
+    def test_a_cancelled_job_needs_no_checkpoints(
+        self, client: TestClient, app_settings: Settings, job: str, prefix: str
+    ) -> None:
+        folder = Volume(app_settings.data_dir).jobs / job
+        (folder / "checkpoints" / "step-5").mkdir(parents=True)
+        assert client.post(f"{prefix}/{job}/cancel").json()["status"] == "cancelled"
+        assert list(folder.iterdir()) == []
+
+    def test_a_page_of_events_after_what_is_no_event(self, client: TestClient, job: str) -> None:
+        url = f"/v1/fine_tuning/jobs/{job}/events"
+        for after in ("nonsense", "ftevent-1", "ftevent-١-١"):
+            response = client.get(url, params={"after": after})
+            assert (response.status_code, response.json()["error"]["code"]) == (
+                400,
+                "after_invalid",
+            )
+
     def test_delete(
         self, client: TestClient, app_settings: Settings, store: JobStore, job: str
     ) -> None:
@@ -320,6 +339,14 @@ def test_bad_jobs_are_refused_and_nothing_is_written(
     assert snapshot(app_settings.data_dir) == before
     assert client.get("/jobs").json() == []
     assert queue_length(app_settings) == 0
+
+
+def test_the_name_of_a_jobs_file_is_bounded_as_a_datasets_is(client: TestClient) -> None:
+    form = {"adapter": "yoda", "name": "n" * 201}
+    for path in ("/datasets", "/jobs"):
+        response = client.post(path, files={"file": ("a.csv", CSV)}, data=form)
+        assert response.status_code == 422
+        assert re.search("name: .* at most 200 ", response.json()["detail"])
 
 
 @pytest.mark.parametrize(

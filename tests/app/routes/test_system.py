@@ -25,8 +25,13 @@ def test_health_and_ready(client: TestClient) -> None:
 def test_metrics(client: TestClient) -> None:
     client.post("/translate", json={"q": "Hello there.", "adapter": "base"})
     client.get("/no/such/path/with/secrets")
+    named = ["/jobs/{job_id}/events", "/jobs/{job_id}/curve.svg", "/v1/models/{model}"]
+    for route in named:
+        client.get(route.format(job_id="none", model="none"))
     text = client.get("/metrics").text
     assert 'dragoman_http_requests_total{method="POST",route="/translate",status="200"}' in text
+    for route in named:
+        assert f'{{method="GET",route="{route}",status="404"}}' in text
     assert "dragoman_engine_generated_tokens_total" in text
     assert "dragoman_ready 1.0" in text
     assert "secrets" not in text, "a client's words must not become labels"
