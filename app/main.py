@@ -59,6 +59,8 @@ def create_app(
         description=_DESCRIPTION,
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,  # app.routes.pages has it; FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
     )
     app.state.services = services
     app.state.metrics = Metrics(services)

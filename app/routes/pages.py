@@ -1,5 +1,6 @@
-"""The web page: one HTML file, its styles and modules. It is a client of the public API and nothing more."""
+"""The web page and /docs: HTML files, styles and modules. They are clients of the public API and nothing more."""
 
+from importlib import resources
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -8,6 +9,8 @@ from starlette.staticfiles import StaticFiles
 router = APIRouter(include_in_schema=False)
 
 _FOLDER = Path(__file__).resolve().parent.parent / "static"
+# The wheel that carries Swagger UI, which FastAPI's own /docs would fetch from elsewhere.
+_SWAGGER_UI = "fastapi_offline"
 # Nothing from elsewhere and nothing inline, so a script in somebody's dataset stays text.
 _POLICY = "; ".join(
     [
@@ -36,12 +39,22 @@ async def page(request: Request) -> Response:
     return await _file("index.html", request)
 
 
+@router.api_route("/docs", methods=["GET", "HEAD"])
+async def docs(request: Request) -> Response:
+    return await _file("docs.html", request)
+
+
+@router.api_route("/static/swagger-ui/{name}", methods=["GET", "HEAD"])
+async def swagger_ui_file(name: str, request: Request) -> Response:
+    return await _file(name, request, Path(str(resources.files(_SWAGGER_UI))) / "static")
+
+
 @router.api_route("/static/{path:path}", methods=["GET", "HEAD"])
 async def static_file(path: str, request: Request) -> Response:
     return await _file(path, request)
 
 
-async def _file(path: str, request: Request) -> Response:
-    response = await StaticFiles(directory=_FOLDER).get_response(path, request.scope)
+async def _file(path: str, request: Request, folder: Path = _FOLDER) -> Response:
+    response = await StaticFiles(directory=folder).get_response(path, request.scope)
     response.headers.update(_HEADERS)
     return response
