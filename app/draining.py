@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.problems import problem
 
-_ALWAYS = ("/health", "/metrics")
+ALWAYS_ANSWERED = ("/health", "/metrics")
 
 
 class DrainingMiddleware:
@@ -18,7 +18,11 @@ class DrainingMiddleware:
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._stopping.is_set() or scope["path"] in _ALWAYS:
+        if (
+            scope["type"] != "http"
+            or not self._stopping.is_set()
+            or scope["path"] in ALWAYS_ANSWERED
+        ):
             await self._app(scope, receive, send)
             return
         headers = {"Retry-After": "2", "Connection": "close"}

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from app.openapi_examples import EXAMPLES, FORM_EXAMPLES
+from app.draining import ALWAYS_ANSWERED
+from app.openapi_examples import EXAMPLES, FORM_EXAMPLES, TEXT_EXAMPLES
 from app.problems import OpenAIErrorBody, is_openai_path
 from app.routes.openai.shapes import ChatRequest, FineTuningRequest
 from app.schemas import Cancellation, JobRequest, Problem, TranslateRequest
@@ -110,7 +111,7 @@ def _first_sentence(description: str) -> str:
 
 
 def _add_errors(operation: dict[str, Any], path: str, method: str) -> None:
-    if path == "/health":
+    if path in ALWAYS_ANSWERED:
         operation["responses"].pop("422", None)
         return
     is_openai = is_openai_path(path)
@@ -165,8 +166,11 @@ def _add_examples(
     contents.append(operation.get("requestBody", {}).get("content", {}))
     for content in contents:
         for kind, media in content.items():
-            form = FORM_EXAMPLES.get((method, path)) if kind == "multipart/form-data" else None
-            example = form or _example(media.get("schema", {}), schemas)
+            if kind in ("application/json", "application/x-www-form-urlencoded"):
+                example = _example(media.get("schema", {}), schemas)
+            else:
+                others = FORM_EXAMPLES if kind == "multipart/form-data" else TEXT_EXAMPLES
+                example = others.get((method, path))
             if example is not None:
                 media.setdefault("example", example)
 

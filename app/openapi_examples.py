@@ -272,3 +272,40 @@ FORM_EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("post", "/v1/files"): {"file": "yoda.jsonl", "purpose": "fine-tune"},
 }
+
+# What is no JSON.
+TEXT_EXAMPLES: dict[tuple[str, str], str] = {
+    ("post", "/translate"): (
+        'event: token\ndata: {"index": 0, "text": "In you, the Force"}\n\n'
+        'event: token\ndata: {"index": 0, "text": " is strong."}\n\n'
+        'event: done\ndata: {"translatedText": "In you, the Force is strong.", "adapter": "yoda@2", '
+        '"usage": {"prompt_tokens": 14, "completion_tokens": 10}, "finish_reason": "stop"}\n\n'
+    ),
+    ("post", "/v1/chat/completions"): (
+        'data: {"id": "chatcmpl-5c2a0d9b7e4f4a61b3c8d2e1", "object": "chat.completion.chunk", '
+        '"created": 1795340604, "model": "yoda@2", "choices": [{"index": 0, "delta": {"content": '
+        '"In you, the Force"}, "finish_reason": null, "logprobs": null}], '
+        '"system_fingerprint": "19a7ab4931497337072f4a09d6af9d0e"}\n\n'
+        "data: [DONE]\n\n"
+    ),
+    ("get", "/jobs/{job_id}/events"): (
+        'event: status\ndata: {"status": "running"}\nid: 1795340605123-0\n\n'
+        'event: metrics\ndata: {"progress": {"step": 20, "total_steps": 69}, "train": {"step": 20, '
+        '"epoch": 0.87, "loss": 1.9, "learning_rate": 0.0008, "grad_norm": 2.1}}\n'
+        "id: 1795340610456-0\n\n"
+    ),
+    ("get", "/jobs/{job_id}/log"): "2026-11-22 09:43:30,120 INFO worker.training: step 20 of 69\n",
+    ("get", "/jobs/{job_id}/curve.svg"): '<svg xmlns="http://www.w3.org/2000/svg">…</svg>',
+    ("get", "/v1/files/{file_id}/content"): (
+        '{"messages": [{"role": "user", "content": "I see you."}, '
+        '{"role": "assistant", "content": "See you, I do."}]}\n'
+    ),
+    ("get", "/datasets/{dataset_id}/download"): (
+        '{"prompt": "I see you.", "completion": "See you, I do."}\n'
+    ),
+    ("get", "/suggestions"): (
+        '{"prompt": "I see you.", "completion": "See you, I do.", "source": "en", '
+        '"target": "en-x-yoda", "adapter": "yoda@2", "created_at": "2026-11-22T09:43:30Z"}\n'
+    ),
+    ("get", "/metrics"): 'dragoman_jobs{status="queued"} 2.0\n',
+}

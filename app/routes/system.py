@@ -1,6 +1,7 @@
 """Whether the service is alive, ready, and what it is doing."""
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -47,9 +48,9 @@ def ready(services: ServicesDep, response: Response) -> Readiness:
     return Readiness(status="ok" if all_ok else "not ready", forward=forward, checks=checks)
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
-    """Prometheus's text format."""
+    """What Prometheus reads: requests, the engine, the jobs."""
     return Response(
         generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST
     )
