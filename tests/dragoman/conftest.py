@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 YODA = ROOT / "examples" / "yoda.csv"
 
 
-@pytest.fixture(scope="session")
-def service_url(
-    _no_settings_from_outside: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """Redis, worker and server of their own, with the adapters in the box."""
-    folder = tmp_path_factory.mktemp("service")
+@contextmanager
+def running_service(folder: Path) -> Iterator[str]:
+    """Redis, worker and server of their own, with the adapters in the box; yields the URL. `folder` takes their files."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -45,6 +43,14 @@ def service_url(
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0, (folder / "log.txt").read_text()
+
+
+@pytest.fixture(scope="session")
+def service_url(
+    _no_settings_from_outside: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with running_service(tmp_path_factory.mktemp("service")) as url:
+        yield url
 
 
 @pytest.fixture
