@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from app.engine.kv_cache import KVCache
 from app.engine.lora_bank import BankedLinear
-from app.engine.model import Attention
-from app.engine.operations import Batch, Operations
+from app.engine.operations import Attention, Batch, Operations
 from app.engine.projection import Projection
 
 _ATTENTION_INPUTS = (["qkv_proj"], ["q_proj", "k_proj", "v_proj"])
@@ -45,7 +44,6 @@ class Decoder:
         config = model.config.get_text_config()
         if getattr(config, "hidden_act", None) != "silu":
             raise UnknownLayersError(f"activation {getattr(config, 'hidden_act', None)!r}")
-        self._num_heads: int = config.num_attention_heads
         try:
             body = model.get_decoder()
             self._embedding: nn.Module = model.get_input_embeddings()
@@ -63,12 +61,9 @@ class Decoder:
         rotary = self._rotary_of(batch.positions, x.dtype)
         for number, layer in enumerate(self._layers):
             z = ops.project(layer.qkv, _normalised(ops, x, layer.norm), batch)
-            keys, values = cache.layer(number)
-            query = ops.rotate_and_store(z, layer.qkv, batch, rotary, keys, values, self._num_heads)
-            attention = layer.attention
-            attended = ops.attend(
-                query, keys, values, batch, attention.scaling, attention.sliding_window
-            )
+            store = cache.layer(number)
+            query = ops.rotate_and_store(z, layer.qkv, batch, rotary, store)
+            attended = ops.attend(query, store, batch, layer.attention)
             z = ops.project(layer.out, attended.flatten(1), batch)
             x = ops.add(x, z, layer.out, batch)
             z = ops.project(layer.gate_up, _normalised(ops, x, layer.mlp_norm), batch)

@@ -76,18 +76,18 @@ class Forward:
         if self._graphs is not None:
             return self._graphs.run(step, carried).float()
         token_ids = torch.tensor(step.token_ids, dtype=torch.long, device=self._model.device)
-        if carried is not None:
+        if carried is not None and len(carried):
             sources = torch.tensor(step.sources, dtype=torch.long, device=self._model.device)
             token_ids = torch.where(sources < 0, token_ids, carried[sources].clamp(min=0))
-        batch = self._operations.prepare(step, token_ids, self._bank)
+        batch = self._operations.prepare(step, token_ids)
         return self._forward(batch, self._operations, self._decoder).float()
 
     @torch.no_grad()  # not inference mode: what is fused here is written to at every load
     def _choose_way(self, probe: Step) -> tuple[Operations, Decoder | None]:
         """The fastest that can be had here and answers as the model's own code in plain torch does."""
-        operations, decoder = Operations(), None
+        operations, decoder = Operations(self._bank), None
         token_ids = torch.tensor(probe.token_ids, device=self._model.device)
-        batch = operations.prepare(probe, token_ids, self._bank)
+        batch = operations.prepare(probe, token_ids)
         expected, attention = self._model.forward(batch, self._cache, operations)
         try:
             own = Decoder(self._model.model, attention)
@@ -99,7 +99,7 @@ class Forward:
             return operations, decoder
         try:
             kernels = Kernels(self._bank)
-            batch = kernels.prepare(probe, token_ids, self._bank)
+            batch = kernels.prepare(probe, token_ids)
             if self._is_right(self._forward(batch, kernels, decoder), expected):
                 return kernels, decoder
         except Exception:  # no compiler, an old device: whatever it is, plain torch serves

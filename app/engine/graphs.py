@@ -18,8 +18,6 @@ from app.engine.step import Step
 
 logger = logging.getLogger(__name__)
 
-_NUM_INPUTS = 10  # rows of a packed step
-
 
 class DecoderGraphs:
     """Captures once, replays ever after. Lives on one thread and one stream."""
@@ -34,9 +32,7 @@ class DecoderGraphs:
         self._max_rows = max_rows
         self._sizes = _sizes(max_tokens)
         device = cache.device
-        self._inputs = {
-            n: torch.zeros(_NUM_INPUTS, n, dtype=torch.int32, device=device) for n in self._sizes
-        }
+        self._inputs = {n: self._pack(Step(), n).to(device) for n in self._sizes}
         self._carried = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         started = time.perf_counter()
@@ -44,8 +40,7 @@ class DecoderGraphs:
         for size in reversed(self._sizes):
             for has_adapters in (True, False):
                 self._capture(size, has_adapters)
-        self.capture_s = time.perf_counter() - started
-        logger.info("%d CUDA graphs in %.1f s", len(self._graphs), self.capture_s)
+        logger.info("%d CUDA graphs in %.1f s", len(self._graphs), time.perf_counter() - started)
 
     @torch.inference_mode()
     def run(self, step: Step, carried: Tensor | None) -> Tensor:
@@ -55,14 +50,16 @@ class DecoderGraphs:
         """
         num_tokens = len(step.token_ids)
         size = self._sizes[bisect.bisect_left(self._sizes, num_tokens)]
-        packed = step.pack(size, self._cache.spare_place, BLOCK_TOKENS)
-        inputs = torch.tensor(packed, dtype=torch.int32, pin_memory=True)
-        self._inputs[size].copy_(inputs, non_blocking=True)
+        self._inputs[size].copy_(self._pack(step, size).pin_memory(), non_blocking=True)
         if carried is not None:
             self._carried[: len(carried)].copy_(carried)
         graph, logits = self._graphs[size, any(step.slots)]
         graph.replay()
         return logits[: len(step.last_rows)]
+
+    def _pack(self, step: Step, size: int) -> Tensor:
+        packed = step.pack(size, self._cache.spare_place, BLOCK_TOKENS)
+        return torch.tensor(packed, dtype=torch.int32)
 
     def _forward(self, size: int, has_adapters: bool) -> Tensor:
         inputs = self._inputs[size]
@@ -77,11 +74,6 @@ class DecoderGraphs:
     @torch.inference_mode()
     def _capture(self, size: int, has_adapters: bool) -> None:
         pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
-        self._inputs[size].copy_(
-            torch.tensor(
-                Step().pack(size, self._cache.spare_place, BLOCK_TOKENS), dtype=torch.int32
-            )
-        )
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

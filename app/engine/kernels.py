@@ -7,8 +7,7 @@ import triton
 from torch import Tensor
 
 from app.engine import triton_kernels
-from app.engine.lora_bank import LoraBank
-from app.engine.operations import Batch, Operations
+from app.engine.operations import Attention, Batch, Operations
 from app.engine.projection import Projection
 from app.engine.step import Step
 
@@ -19,12 +18,10 @@ _BLOCK_COLUMNS = 32  # of the bank
 
 
 class Kernels(Operations):
-    """Operations on a GPU, over one bank."""
+    """Operations on a GPU."""
 
-    def __init__(self, bank: LoraBank) -> None:
-        self._bank = bank
-
-    def prepare(self, step: Step, token_ids: Tensor, bank: LoraBank) -> Batch:
+    def prepare(self, step: Step, token_ids: Tensor) -> Batch:
+        self._bank.select(step.slots)  # for a model that runs in its own code
         num_tokens = len(step.token_ids)
         inputs = torch.tensor(step.pack(num_tokens, 0, BLOCK_TOKENS), dtype=torch.int32)
         return self.as_batch(
@@ -87,11 +84,11 @@ class Kernels(Operations):
         projection: Projection,
         batch: Batch,
         rotary: tuple[Tensor, Tensor],
-        keys: Tensor,
-        values: Tensor,
-        num_heads: int,
+        store: tuple[Tensor, Tensor],
     ) -> Tensor:
+        keys, values = store
         num_kv_heads, head_dim = keys.shape[1:]
+        num_heads = projection.num_outputs // head_dim - 2 * num_kv_heads
         query = torch.empty(z.shape[0], num_heads, head_dim, dtype=keys.dtype, device=z.device)
         options = self._options(batch, triton.next_power_of_2(max(16, head_dim // 2)))
         grid = (triton.cdiv(z.shape[0], options["M"]), num_heads + 2 * num_kv_heads)
@@ -112,15 +109,10 @@ class Kernels(Operations):
         return query
 
     def attend(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        batch: Batch,
-        scaling: float,
-        sliding_window: int | None,
+        self, query: Tensor, store: tuple[Tensor, Tensor], batch: Batch, asked: Attention
     ) -> Tensor:
         assert batch.blocks is not None
+        keys, values = store
         num_heads, head_dim = query.shape[1:]
         out = torch.empty_like(query)
         num_blocks = batch.blocks.shape[1]
@@ -131,11 +123,11 @@ class Kernels(Operations):
             values,
             batch.blocks,
             num_blocks,
-            scaling,
+            asked.scaling,
             NUM_HEADS=num_heads,
             NUM_KV_HEADS=keys.shape[1],
             HEAD_DIM=head_dim,
-            WINDOW=sliding_window or 0,
+            WINDOW=asked.sliding_window or 0,
             M=BLOCK_TOKENS,
             **_ATTEND,
             D=triton.next_power_of_2(max(16, head_dim)),

@@ -67,6 +67,7 @@ class KVCache:
         self, layer: int, positions: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Stores keys and values [tokens, kv_heads, head_dim] at `positions` [tokens]; returns the layer's store."""
+        positions = positions.long()  # kernels have them in 32 bits, which index_copy_ refuses
         self._keys[layer].index_copy_(0, positions, keys)
         self._values[layer].index_copy_(0, positions, values)
         return self.layer(layer)

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 
 from app.engine.kv_cache import KVCache
 from app.engine.lora_bank import LoraBank
-from app.engine.operations import Batch, Operations
+from app.engine.operations import Attention, Batch, Operations
 
 ATTENTION = "dragoman"
 
@@ -115,7 +115,7 @@ class BaseModel:
 
     def forward(
         self, batch: Batch, cache: KVCache, operations: Operations
-    ) -> tuple[Tensor, dict[int, "Attention"]]:
+    ) -> tuple[Tensor, dict[int, Attention]]:
         """The modelling code's own pass; -> logits [batch.last_rows, vocabulary], and how each layer attends."""
         step = _AttentionStep(batch, cache, operations)
         output = self.model(
@@ -126,15 +126,6 @@ class BaseModel:
             step=step,
         )
         return output.logits[0], step.seen
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """What a layer asks of attention beside its tensors."""
-
-    scaling: float
-    sliding_window: int | None
-    is_plain: bool  # it asks for nothing else
 
 
 @dataclass(slots=True)
@@ -164,14 +155,13 @@ def _attend(
     """-> [1, tokens, heads, head_dim]"""
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    step.seen[layer] = Attention(scaling, sliding_window, softcap is None and s_aux is None)
-    keys, values = step.cache.write(
+    asked = Attention(scaling, sliding_window, softcap is None and s_aux is None)
+    step.seen[layer] = asked
+    store = step.cache.write(
         layer, step.batch.places, key[0].transpose(0, 1), value[0].transpose(0, 1)
     )
-    output = step.operations.attend(
-        query[0].transpose(0, 1).contiguous(), keys, values, step.batch, scaling, sliding_window
-    )
-    return output[None], None
+    own_query = query[0].transpose(0, 1).contiguous()
+    return step.operations.attend(own_query, store, step.batch, asked)[None], None
 
 
 AttentionInterface.register(ATTENTION, _attend)

@@ -35,10 +35,26 @@ class Batch:
     )
 
 
-class Operations:
-    """Every method takes and returns [tokens, features] of one step; they keep nothing."""
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What a layer asks of attention beside its tensors."""
 
-    def prepare(self, step: Step, token_ids: Tensor, bank: LoraBank) -> Batch:
+    scaling: float
+    sliding_window: int | None
+    is_plain: bool = True  # it asks for nothing else
+
+
+class Operations:
+    """Over one bank. Every method takes and returns [tokens, features] of one step; they keep nothing.
+
+    `store`: a layer's keys and values, [places, kv_heads, head_dim].
+    """
+
+    def __init__(self, bank: LoraBank) -> None:
+        self._bank = bank
+
+    def prepare(self, step: Step, token_ids: Tensor) -> Batch:
+        bank = self._bank
         bank.select(step.slots)
 
         def on_device(values: list[int]) -> Tensor:
@@ -80,38 +96,31 @@ class Operations:
         projection: Projection,
         batch: Batch,
         rotary: tuple[Tensor, Tensor],
-        keys: Tensor,
-        values: Tensor,
-        num_heads: int,
+        store: tuple[Tensor, Tensor],
     ) -> Tensor:
         """Splits z into heads, rotates queries and keys by `rotary` (cos and sin, [tokens, head_dim / 2]), and writes
-        keys and values to their places in a layer's store; -> queries [tokens, heads, head_dim].
+        keys and values to their places in the store; -> queries [tokens, heads, head_dim].
 
         Rotary embedding: Su et al. 2021, arXiv:2104.09864.
         """
+        keys, values = store
         num_kv_heads, head_dim = keys.shape[1:]
         y = _with_adapters(z, projection, batch).to(keys.dtype)
         heads = y.view(y.shape[0], -1, head_dim)
-        first, second = heads[:, : num_heads + num_kv_heads].chunk(2, -1)
+        first, second = heads[:, :-num_kv_heads].chunk(2, -1)
         cos, sin = (table[:, None] for table in rotary)
         rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-        keys.index_copy_(0, batch.places, rotated[:, num_heads:])
-        values.index_copy_(0, batch.places, heads[:, num_heads + num_kv_heads :])
-        return rotated[:, :num_heads]
+        keys.index_copy_(0, batch.places, rotated[:, -num_kv_heads:])
+        values.index_copy_(0, batch.places, heads[:, -num_kv_heads:])
+        return rotated[:, :-num_kv_heads]
 
     def attend(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        batch: Batch,
-        scaling: float,
-        sliding_window: int | None,
+        self, query: Tensor, store: tuple[Tensor, Tensor], batch: Batch, asked: Attention
     ) -> Tensor:
-        """Queries [tokens, heads, head_dim] over a layer's store -> [tokens, heads, head_dim]."""
+        """Queries [tokens, heads, head_dim] over the store -> [tokens, heads, head_dim]."""
         assert batch.spans is not None
         return attend(
-            query, keys, values, batch.spans, scaling=scaling, sliding_window=sliding_window
+            query, *store, batch.spans, scaling=asked.scaling, sliding_window=asked.sliding_window
         )
 
 

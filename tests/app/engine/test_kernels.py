@@ -8,9 +8,11 @@ pytest.importorskip("triton")
 
 from app.engine.kernels import Kernels
 from app.engine.lora_bank import LoraBank
-from app.engine.operations import Batch, Operations
+from app.engine.operations import Attention, Batch, Operations
 from app.engine.projection import Projection
 from app.engine.step import Span, Step
+from tests.app.engine.conftest import Tiny
+from tests.app.engine.harness import load_nf4, make_request, peft_greedy, start_engine
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HIDDEN, NUM_HEADS, HEAD_DIM, NUM_PLACES = 40, 4, 24, 120
@@ -50,10 +52,10 @@ class Case:
             last_rows=[19, 20, 23, 24],
         )
         ids = torch.zeros(25, dtype=torch.long, device=DEVICE)
-        self.reference = Operations()
+        self.reference = Operations(self.bank)
         self.kernels = Kernels(self.bank)
-        self.batch = self.reference.prepare(step, ids, self.bank)
-        self.packed = self.kernels.prepare(step, ids, self.bank)
+        self.batch = self.reference.prepare(step, ids)
+        self.packed = self.kernels.prepare(step, ids)
         self.x = torch.randn(25, HIDDEN, device=DEVICE)
 
     def z(self, operations: Operations, batch: Batch) -> torch.Tensor:
@@ -109,7 +111,7 @@ def test_rotate_and_store(is_separate: bool, num_kv_heads: int, has_adapters: bo
         keys = torch.zeros(NUM_PLACES, num_kv_heads, HEAD_DIM, device=DEVICE)
         values = torch.zeros_like(keys)
         query = operations.rotate_and_store(
-            case.z(operations, batch), case.projection, batch, rotary, keys, values, NUM_HEADS
+            case.z(operations, batch), case.projection, batch, rotary, (keys, values)
         )
         results.append((query, keys, values))
     for actual, expected in zip(results[1], results[0], strict=True):
@@ -126,13 +128,13 @@ def test_attend(num_kv_heads: int, sliding_window: int | None) -> None:
     # What no sequence has written must not count, whatever it holds.
     keys = torch.full((NUM_PLACES, num_kv_heads, HEAD_DIM), float("nan"), device=DEVICE)
     values = keys.clone()
-    assert case.batch.spans
-    for span in case.batch.spans:
+    assert case.batch.attention
+    for span in case.batch.attention.spans:
         own = slice(span.region_start, span.region_start + span.num_keys)
         keys[own], values[own] = (random(span.num_keys, num_kv_heads, HEAD_DIM) for _ in range(2))
-    arguments = query, keys, values
-    expected = case.reference.attend(*arguments, case.batch, 0.3, sliding_window)
-    actual = case.kernels.attend(*arguments, case.packed, 0.3, sliding_window)
+    asked = Attention(0.3, sliding_window)
+    expected = case.reference.attend(query, (keys, values), case.batch, asked)
+    actual = case.kernels.attend(query, (keys, values), case.packed, asked)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -168,9 +170,26 @@ def test_padding_writes_only_to_the_spare_place() -> None:
     values = torch.zeros_like(keys)
     rotary = random(25, HEAD_DIM // 2), random(25, HEAD_DIM // 2)
     z = case.z(case.kernels, batch)
-    query = case.kernels.rotate_and_store(
-        z, case.projection, batch, rotary, keys, values, NUM_HEADS
-    )
+    query = case.kernels.rotate_and_store(z, case.projection, batch, rotary, (keys, values))
+    assert query.shape == (25, NUM_HEADS, HEAD_DIM)
     written = keys.flatten(1).any(1).nonzero().flatten().tolist()
     assert written == [9, NUM_PLACES - 1]
-    case.kernels.attend(query, keys, values, batch, 0.3, None)
+    case.kernels.attend(query, (keys, values), batch, Attention(0.3, None))
+
+
+@pytest.mark.parametrize("has_decoder", [True, False], ids=["own decoder", "model's code"])
+def test_tokens_equal_pefts(tiny: Tiny, has_decoder: bool) -> None:
+    """As a GPU without graphs runs: kernels, and the next step before the last one's tokens are known."""
+    engine = start_engine(load_nf4(tiny.folder))
+    engine._forward._operations = Kernels(engine._bank)
+    engine._forward.is_asynchronous = True
+    if not has_decoder:
+        engine._forward._decoder = None
+    try:
+        cases = list(zip([[7] * 70, [8, 9], [10] * 20], [None, *tiny.adapters[:2]], strict=True))
+        requests = [make_request(prompt, a, max_new_tokens=4) for prompt, a in cases]
+        engine.submit(*(r.sequence for r in requests))
+        for request, case in zip(requests, cases, strict=True):
+            assert request.result().token_ids == peft_greedy(tiny.reference, *case, 4)
+    finally:
+        engine.stop()

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from core.adapters import AdapterVersion
-from tests.app.engine.conftest import make_tiny
+from tests.app.engine.conftest import Tiny, make_tiny
 from tests.app.engine.harness import (
     load_nf4,
     load_reference,
@@ -118,5 +118,21 @@ def test_a_step_ahead_gives_the_same_tokens(tmp_path_factory: pytest.TempPathFac
         assert len(drawn.result().token_ids) == 15
         assert engine.stats().num_free_cache_tokens == 4096 - 8
         assert engine.stats().num_generated_tokens == num_chosen
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize("has_decoder", [True, False], ids=["own decoder", "model's code"])
+def test_a_step_ahead_of_a_prompt_that_yields_no_token_yet(tiny: Tiny, has_decoder: bool) -> None:
+    engine = start_engine(load_nf4(tiny.folder))
+    engine._forward.is_asynchronous = True
+    if not has_decoder:
+        engine._forward._decoder = None
+    try:
+        prompt = list(range(20, 170))  # three steps of 64 tokens at most
+        request = make_request(prompt, tiny.adapters[0], max_new_tokens=5)
+        engine.submit(request.sequence)
+        expected = peft_greedy(tiny.reference, prompt, tiny.adapters[0], 5)
+        assert request.result().token_ids == expected
     finally:
         engine.stop()
