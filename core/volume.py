@@ -50,6 +50,15 @@ class Volume:
         """The folder of one attempt at a job: metrics.jsonl, log.txt, the trainer's output."""
         return self.jobs / job_id / f"attempt-{attempt}"
 
+    def newest_attempt(self, job_id: str) -> Path:
+        """The folder that has the job's curve and log. It need not exist: nothing has begun then.
+
+        The record's number is no guide: while a job is handed back or paused, its last attempt does not count.
+        """
+        folders = (self.jobs / job_id).glob("attempt-*")
+        numbers = [int(folder.name.removeprefix("attempt-")) for folder in folders]
+        return self.attempt(job_id, max(numbers, default=1))
+
     def remove_checkpoints(self, job_id: str) -> None:
         """Of a job that has ended: what its attempts kept, or were writing, to go on from."""
         folder = self.jobs / job_id

@@ -43,7 +43,7 @@ async def get_curve(
 ) -> Response:
     """The loss curve so far as SVG, for a README or a browser; with an `ETag`, so that asking again is cheap."""
     job = await run_in_threadpool(jobs.get, job_id)
-    attempt = volume.attempt(job.id, job.attempt)
+    attempt = volume.newest_attempt(job.id)
     title, subtitle = _describe(job)
     picture = partial(
         draw_curve,

@@ -196,7 +196,7 @@ def delete_job(job_id: str, jobs: JobsDep, volume: VolumeDep) -> None:
 def get_log(job_id: str, jobs: JobsDep, volume: VolumeDep) -> str:
     """What the worker logged in the newest attempt; at most the last 256 KiB."""
     job = jobs.get(job_id)
-    path = volume.attempt(job.id, job.attempt) / "log.txt"
+    path = volume.newest_attempt(job.id) / "log.txt"
     if not path.exists():
         return ""
     with path.open("rb") as file:
@@ -253,7 +253,7 @@ def _show(
 def _curve(
     job: Job, volume: Volume, after_step: int = -1, max_points: int | None = None
 ) -> LossCurve:
-    loss_curve = read_curve(volume.attempt(job.id, job.attempt), after_step)
+    loss_curve = read_curve(volume.newest_attempt(job.id), after_step)
     if max_points is not None:
         return thin_curve(loss_curve, max_points)
     return loss_curve

@@ -32,6 +32,13 @@ def test_paths_are_absolute_whatever_the_working_directory(
     assert volume.attempt("job-1", 2) == tmp_path / "data" / "jobs" / "job-1" / "attempt-2"
 
 
+def test_the_newest_attempt_is_the_one_that_began_last(volume: Volume) -> None:
+    assert not volume.newest_attempt("job-1").exists()
+    for number in (1, 2, 10, 9):
+        volume.attempt("job-1", number).mkdir(parents=True)
+    assert volume.newest_attempt("job-1") == volume.attempt("job-1", 10)
+
+
 def test_a_volume_that_is_gone_is_not_made_anew(volume: Volume) -> None:
     shutil.rmtree(volume.root)
     with pytest.raises(FileNotFoundError), volume.staged_folder():

@@ -122,7 +122,7 @@ def list_events(
 def list_checkpoints(job_id: str, services: ServicesDep, jobs: JobsDep) -> Page[Checkpoint]:
     """What of a job can be served, newest first: what it has learnt so far and, in the end, the version it published."""
     job = jobs.get(job_id)
-    curve = read_curve(services.volume.attempt(job.id, job.attempt))
+    curve = read_curve(services.volume.newest_attempt(job.id))
     found = [
         _checkpoint(f"{job.id}-{c.step}", job, curve, c.adapter, c.step, c.created_at)
         for c in checkpoints.list_checkpoints(services.volume, job.id)

@@ -161,7 +161,7 @@ def test_openais_face(client: TestClient, job: str) -> None:
     newest = page["data"][0]
     curve = shown["loss_curve"]["train"]
     losses = [p["loss"] for p in curve if p["step"] <= newest["step_number"]]
-    assert newest["metrics"]["train_loss"] == (losses[-1] if losses else None)
+    assert newest["metrics"]["train_loss"] == losses[-1]
     assert newest["id"] == page["first_id"] == f"ftckpt-{job}-{newest['step_number']}"
     chat = {"messages": [{"role": "user", "content": TEXT}]}
     for model in (newest["fine_tuned_model_checkpoint"], f"job:{job}"):
