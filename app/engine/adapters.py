@@ -17,6 +17,7 @@ from torch import Tensor
 
 from app.engine.host_tier import HostTier, LoraWeights
 from app.engine.lora_bank import LoraBank
+from app.engine.stats import EngineStats
 from core.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterVersion
 from core.errors import InvalidError, NotFoundError, ServiceError, UnavailableError
 
@@ -32,6 +33,9 @@ _REFUSED: dict[str, str] = {
     "use_qalora": "QALoRA",
     "alora_invocation_tokens": "activated LoRA",
 }
+# Weights that were read and wait for room lie outside the bounds of bank and host tier.
+_MAX_READINGS = 8
+_MAX_FORGOTTEN_S = 2.0  # a request that waits asks again at every step
 # Initialisations that leave the base model as it is. PiSSA, OLoRA, CorDA and LoftQ rewrite it.
 _KEPT_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
@@ -179,12 +183,12 @@ class _Resident:
     last_used: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reading:
     """Files that are being read, or were and wait for room."""
 
     future: Future[LoraWeights]
-    since: float
+    keep_until: float  # by the monotonic clock, unless somebody asks again
 
 
 class ResidentAdapters:
@@ -196,14 +200,19 @@ class ResidentAdapters:
     def __init__(
         self,
         bank: LoraBank,
+        stats: EngineStats,
         *,
         probe: Callable[[int], bool],
         wake: Callable[[], None],
         max_wait_s: float,
         host_bytes: int,
     ) -> None:
-        """`host_bytes`: of weights that are kept in host memory once they left the bank. `probe(slot)` tells whether the adapter gives finite logits; `wake()` is called once files are read."""
+        """`probe(slot)` tells whether the adapter gives finite logits; `wake()` is called once files are read.
+
+        `host_bytes`: of weights that are kept in host memory once they left the bank.
+        """
         self._bank = bank
+        self._stats = stats
         self._probe = probe
         self._wake = wake
         self._max_wait_s = max_wait_s
@@ -215,20 +224,10 @@ class ResidentAdapters:
         )
         # Its thread begins now, before the engine's sets its own number.
         self._loader.submit(int).result()
-        self.num_hits = 0  # requests that found their adapter in the bank
-        self.num_host_hits = 0  # loads from host memory
-        self.num_loads = 0
-        self.num_evictions = 0
-        self.load_s = 0.0  # the engine's time in loads; reading files is not in it
-        self.read_s = 0.0  # the loader's time in reading files
 
     @property
     def refs(self) -> list[str]:
         return [ref for ref, _ in list(self._residents)]
-
-    @property
-    def num_host_bytes(self) -> int:
-        return self._tier.num_bytes
 
     def pin(self, version: AdapterVersion, waiting_since: float) -> int | None:
         """The slot of `version`, which stays until `unpin`; None while it is being read or finds no room.
@@ -238,7 +237,7 @@ class ResidentAdapters:
         key = _key(version)
         resident = self._residents.get(key)
         if resident is not None:
-            self.num_hits += 1
+            self._stats.num_adapter_hits += 1
         else:
             resident = self._install(key, version, waiting_since)
             if resident is None:
@@ -257,10 +256,11 @@ class ResidentAdapters:
         """
         key = _key(version)
         if key not in self._residents and key not in self._tier:
+            self._forget_readings()
             reading = self._reading.get(key)
-            future = reading.future if reading else self._start_reading(key, version)
+            reading = reading or self._start_reading(key, version, self._max_wait_s)
             try:
-                future.result()
+                reading.future.result()
             except ServiceError:
                 self._reading.pop(key, None)
                 raise
@@ -279,12 +279,17 @@ class ResidentAdapters:
         is_known = weights is not None
         if weights is None:
             reading = self._reading.get(key)
-            future = reading.future if reading else self._start_reading(key, version)
-            if not future.done():
+            if reading is None:
+                self._forget_readings()
+                if len(self._reading) >= _MAX_READINGS:
+                    return None
+                reading = self._start_reading(key, version)
+            reading.keep_until = max(reading.keep_until, time.monotonic() + _MAX_FORGOTTEN_S)
+            if not reading.future.done():
                 return None
-            if future.exception() is not None:
+            if reading.future.exception() is not None:
                 self._reading.pop(key, None)  # the next request may have better luck
-            weights = future.result()
+            weights = reading.future.result()
         if not self._make_room(weights.rank):
             if time.monotonic() - waiting_since > self._max_wait_s:
                 self._reading.pop(key, None)
@@ -298,9 +303,9 @@ class ResidentAdapters:
         self._reading.pop(key, None)
         started = time.monotonic()
         slot = self._bank.load(weights.rank, weights.sites)
-        is_sound = is_known
+        is_sound = False
         try:
-            is_sound = is_sound or self._probe(slot)
+            is_sound = is_known or self._probe(slot)
         finally:
             if not is_sound:
                 self._bank.unload(slot)
@@ -309,9 +314,10 @@ class ResidentAdapters:
         self._tier.put(key, weights)
         if version.is_checkpoint:
             self._drop_older(version)
-        self.num_loads += 1
-        self.num_host_hits += is_known
-        self.load_s += time.monotonic() - started
+        self._stats.num_adapter_loads += 1
+        self._stats.num_adapter_host_hits += is_known
+        self._stats.num_adapter_host_bytes = self._tier.num_bytes
+        self._stats.adapter_load_seconds += time.monotonic() - started
         resident = self._residents[key] = _Resident(slot, weights.rank)
         return resident
 
@@ -325,24 +331,26 @@ class ResidentAdapters:
                     self._evict(key)
 
     def _start_reading(
-        self, key: tuple[str, str], version: AdapterVersion
-    ) -> "Future[LoraWeights]":
-        # Weights that nobody fetched, since who asked for them has gone, must not stay in memory.
-        oldest = time.monotonic() - self._max_wait_s
-        for left, reading in list(self._reading.items()):  # others may begin to read meanwhile
-            if reading.future.done() and reading.since < oldest:
-                self._reading.pop(left, None)
+        self, key: tuple[str, str], version: AdapterVersion, keep_s: float = 0.0
+    ) -> _Reading:
         future = self._loader.submit(self._read, version.path)
-        self._reading[key] = _Reading(future, time.monotonic())
+        reading = self._reading[key] = _Reading(future, time.monotonic() + keep_s)
         future.add_done_callback(lambda _: self._wake())
-        return future
+        return reading
+
+    def _forget_readings(self) -> None:
+        """Weights that nobody fetched, since who asked for them has gone, must not stay in memory."""
+        now = time.monotonic()
+        for key, reading in list(self._reading.items()):
+            if reading.future.done() and reading.keep_until < now:
+                self._reading.pop(key, None)
 
     def _read(self, folder: Path) -> LoraWeights:
         started = time.monotonic()
         try:
             return read_lora(folder, self._bank)
         finally:
-            self.read_s += time.monotonic() - started
+            self._stats.adapter_read_seconds += time.monotonic() - started
 
     def _make_room(self, rank: int) -> bool:
         """Evicts unused adapters, the longest unused first, until `rank` columns are free, or none at all."""
@@ -360,7 +368,7 @@ class ResidentAdapters:
 
     def _evict(self, key: tuple[str, str]) -> None:
         self._bank.unload(self._residents.pop(key).slot)
-        self.num_evictions += 1
+        self._stats.num_adapter_evictions += 1
 
 
 def _key(version: AdapterVersion) -> tuple[str, str]:

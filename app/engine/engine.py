@@ -13,12 +13,13 @@ import torch
 from app.engine.adapters import ResidentAdapters
 from app.engine.forward import PROBE_TOKENS, Forward, probe_ids
 from app.engine.model import BaseModel
-from app.engine.sampling import Likeliest, Sampler, choose_likeliest, is_drawn
-from app.engine.scheduler import Admission, Scheduler, Work
+from app.engine.runner import Runner
+from app.engine.scheduler import Admission, Scheduler
 from app.engine.sequence import FinishReason, Sequence, Update
+from app.engine.stats import EngineStats
 from app.engine.step import Span, Step
-from core.errors import InvalidError, ServiceError, UnavailableError
 from core.adapters import AdapterVersion
+from core.errors import InvalidError, ServiceError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -34,38 +35,6 @@ class EngineLimits:
     adapter_wait_s: float
     adapter_memory_mb: int  # of adapters' weights kept in host memory, MiB
     num_threads: int  # of the engine on a CPU; 0: one for each core
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Counters since the start, and gauges."""
-
-    num_steps: int = 0
-    num_prompt_tokens: int = 0
-    num_generated_tokens: int = 0
-    num_finished: int = 0
-    num_failed: int = 0
-    num_cancelled: int = 0
-    num_running: int = 0
-    num_waiting: int = 0
-    num_free_cache_tokens: int = 0
-    num_free_lora_columns: int = 0
-    num_adapter_loads: int = 0
-    num_adapter_evictions: int = 0
-    num_adapter_hits: int = 0  # requests that found their adapter in the bank
-    num_adapter_host_hits: int = 0  # loads that needed no read from the volume
-    num_adapter_host_bytes: int = 0
-    adapter_load_seconds: float = 0.0
-    adapter_read_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step that was asked for, whose tokens may not be here yet."""
-
-    sequences: list[Sequence]  # those that get a token
-    likeliest: Likeliest
-    logits: torch.Tensor | None  # where some sequence wants its token drawn
 
 
 class Engine:
@@ -89,16 +58,16 @@ class Engine:
         self._scheduler = Scheduler(
             max_running=limits.max_running, max_prefill_tokens=limits.max_prefill_tokens
         )
+        self._stats = EngineStats()
         self._adapters = ResidentAdapters(
             self._bank,
+            self._stats,
             probe=self._probe,
             wake=self._wake,
             max_wait_s=limits.adapter_wait_s,
             host_bytes=limits.adapter_memory_mb << 20,
         )
-        self._sampler = Sampler()
-        self._flights: deque[_Flight] = deque()
-        self._stats = EngineStats()
+        self._runner = Runner(self._forward, self._stats)
         # Everything below is shared between threads and touched only under the condition.
         self._condition = threading.Condition()
         self._inbox: deque[Sequence] = deque()
@@ -141,13 +110,6 @@ class Engine:
         return sorted({name.rpartition(".")[2] for name in self._bank.sites})
 
     @property
-    def read_adapter(self, version: AdapterVersion) -> None:
-        """Reads `version` for a request to come, even if its files are removed before. Any thread.
-
-        Raises InvalidError `adapter_unusable`, or NotFoundError `adapter_not_found` where they are gone already.
-        """
-        self._adapters.read(version)
-
     def hidden_size(self) -> int:
         """The base model's width, in features."""
         return self._model.hidden_size
@@ -169,6 +131,13 @@ class Engine:
             for name, site in self._bank.sites.items()
         }
 
+    def read_adapter(self, version: AdapterVersion) -> None:
+        """Reads `version` for a request to come, even if its files are removed before. Any thread.
+
+        Raises InvalidError `adapter_unusable`, or NotFoundError `adapter_not_found` where they are gone already.
+        """
+        self._adapters.read(version)
+
     def check_adapter(self, folder: Path) -> None:
         """Raises InvalidError `adapter_unusable` where the PEFT folder could not be served. Any thread."""
         self._adapters.check(folder)
@@ -179,13 +148,6 @@ class Engine:
         stats.num_waiting = self._num_queued
         stats.num_free_cache_tokens = self._cache.regions.num_free
         stats.num_free_lora_columns = self._bank.num_free_columns
-        stats.num_adapter_loads = self._adapters.num_loads
-        stats.num_adapter_evictions = self._adapters.num_evictions
-        stats.num_adapter_hits = self._adapters.num_hits
-        stats.num_adapter_host_hits = self._adapters.num_host_hits
-        stats.num_adapter_host_bytes = self._adapters.num_host_bytes
-        stats.adapter_load_seconds = self._adapters.load_s
-        stats.adapter_read_seconds = self._adapters.read_s
         return stats
 
     def submit(self, *sequences: Sequence) -> None:
@@ -268,13 +230,8 @@ class Engine:
             self._release(sequence)
         self._scheduler.admit(self._place)
         self._count_queued()
-        work = self._scheduler.plan()
-        if work:
-            self._launch(work)
-        # A GPU gets its next step before the tokens of the last one are looked at.
-        is_ahead = work and self._forward.is_asynchronous and self._flights[-1].logits is None
-        while len(self._flights) > bool(is_ahead):
-            self._land(self._flights.popleft())
+        for sequence, token_id in self._runner.run(self._scheduler.plan()):
+            self._advance(sequence, token_id)
 
     def _count_queued(self) -> None:
         with self._condition:
@@ -308,42 +265,8 @@ class Engine:
         self._deliver_end(sequence, FinishReason.ERROR, error)
         return Admission.FAILED
 
-    def _launch(self, work: list[Work]) -> None:
-        work.sort(
-            key=lambda w: w.sequence.slot
-        )  # neighbours then read the same columns of the bank
-        carried = self._flights[-1].likeliest.token_ids if self._flights else None
-        logits = self._forward.run(_build_step(work), carried)
-        generating = [w.sequence for w in work if w.yields_token]
-        for item in work:
-            if not item.sequence.num_outputs:
-                self._stats.num_prompt_tokens += item.num_tokens
-            item.sequence.num_computed += item.num_tokens
-        for row, sequence in enumerate(generating):
-            sequence.row = row
-        is_any_drawn = any(is_drawn(s.params) for s in generating)
-        self._flights.append(
-            _Flight(generating, choose_likeliest(logits), logits if is_any_drawn else None)
-        )
-        self._stats.num_steps += 1
-
-    def _land(self, flight: _Flight) -> None:
-        """Hands a step's tokens to its sequences, but for those that ended while it was under way."""
-        token_ids = flight.likeliest.wait()
-        sequences = flight.sequences
-        if flight.logits is not None:
-            token_ids = self._sampler.draw(
-                flight.logits, token_ids, [s.params for s in sequences], [id(s) for s in sequences]
-            )
-        is_newest = not self._flights
-        for sequence, token_id in zip(sequences, token_ids, strict=True):
-            if not sequence.is_over:
-                if is_newest:
-                    sequence.row = None
-                self._stats.num_generated_tokens += 1
-                self._advance(sequence, token_id)
-
     def _advance(self, sequence: Sequence, token_id: int) -> None:
+        self._stats.num_generated_tokens += 1
         if token_id < 0:
             self._finish(
                 sequence,
@@ -371,7 +294,7 @@ class Engine:
         # A step that is under way may still write there; whatever the next owner writes comes after it.
         self._cache.regions.release(sequence.region_start, sequence.max_tokens)
         sequence.is_over = True
-        self._sampler.forget(id(sequence))
+        self._runner.forget(sequence)
         if sequence.adapter is not None:
             self._adapters.unpin(sequence.adapter)
         if sequence.cancelled:
@@ -394,7 +317,7 @@ class Engine:
 
     def _fail_running(self, error: Exception) -> None:
         """After a failed step nobody knows whose keys and values are right: those that ran must be asked again."""
-        self._flights.clear()
+        self._runner.clear()
         message = f"a step of the model failed ({type(error).__name__}); try again"
         for sequence in list(self._scheduler.running):
             self._finish(
@@ -438,18 +361,3 @@ def _num_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _build_step(work: list[Work]) -> Step:
-    step = Step()
-    for item in work:
-        sequence, count = item.sequence, item.num_tokens
-        start = len(step.token_ids)
-        step.token_ids.extend(sequence.pending_ids(count))
-        step.sources.extend([-1 if sequence.row is None else sequence.row] * count)
-        step.positions.extend(range(sequence.num_computed, sequence.num_computed + count))
-        step.slots.extend([sequence.slot] * count)
-        step.spans.append(Span(start, count, sequence.num_computed, sequence.region_start))
-        if item.yields_token:
-            step.last_rows.append(start + count - 1)
-    return step

@@ -195,14 +195,37 @@ def test_a_load_that_failed_once_leaves_nothing_behind(
 
 
 def test_weights_that_nobody_fetches_do_not_stay(tiny: Tiny) -> None:
-    engine = start_engine(load_nf4(tiny.folder), adapter_wait_s=0.01)
+    engine = start_engine(load_nf4(tiny.folder))
     try:
         reading = engine._adapters._reading
         for adapter in tiny.adapters[:2]:
+            engine._adapters._forget_readings()
             engine._adapters._start_reading((adapter.ref, ""), adapter)
             wait_until(lambda: all(r.future.done() for r in reading.values()))
-            time.sleep(0.02)  # longer than anybody waits
         assert [ref for ref, _ in reading] == [tiny.adapters[1].ref]
+    finally:
+        engine.stop()
+
+
+def test_few_adapters_are_read_ahead_of_room(tiny: Tiny, tmp_path: Path) -> None:
+    engine = start_engine(load_nf4(tiny.folder), lora_width=8)
+    try:
+        # Rank 8 holds every column for as long as it runs.
+        holder = make_request(PROMPT, tiny.adapters[2], max_new_tokens=400, streaming=True)
+        engine.submit(holder.sequence)
+        holder.updates.get(timeout=10)
+        others = [copy_adapter(tiny.adapters[0], tmp_path, f"n{i}") for i in range(20)]
+        requests = [make_request(PROMPT, other, max_new_tokens=2) for other in others]
+        engine.submit(*(r.sequence for r in requests))
+        reading = engine._adapters._reading
+        wait_until(lambda: len(reading) == 8 and all(r.future.done() for r in reading.values()))
+        steps = engine.stats().num_steps
+        wait_until(lambda: engine.stats().num_steps > steps + 2)
+        assert len(reading) == 8
+        engine.cancel(holder.sequence)
+        expected = peft_greedy(tiny.reference, PROMPT, tiny.adapters[0], 2)
+        for request in requests:
+            assert request.result().token_ids == expected
     finally:
         engine.stop()
 
