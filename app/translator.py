@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from app.checkpoints import CheckpointFinder
-from app.decoding import TextStream
 from app.engine.engine import Engine
-from app.engine.sequence import FinishReason, SamplingParams, Sequence, Update
+from app.engine.sequence import FinishReason, SamplingParams
+from app.generation import Generation, Generations, Plan
 from app.languages import detect, detected_as, normalise
 from core.adapters import BASE, JOB_PREFIX, AdapterRegistry, AdapterVersion, Seal
 from core.decoding import default_max_new_tokens, has_words
@@ -18,8 +18,6 @@ from core.errors import InvalidError, NotFoundError, ServiceError
 from core.prompt import Prompt, PromptRenderer, SealedPrompt, seal_prompt
 
 _ALTERNATIVES_TEMPERATURE = 0.8
-
-_Plan = tuple[list[int], SamplingParams, AdapterVersion | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +216,7 @@ class Translator:
 
         Raises what Engine.submit raises, and the first error that a text's generation met.
         """
-        async with _Generations(self._engine, self._tokenizer, options.stop) as generations:
+        async with Generations(self._engine, self._tokenizer, options.stop) as generations:
             sequences = await self._tokenised(texts, route, options)
             plan = [generations.add(s) for s in sequences]
             generations.submit()
@@ -239,7 +237,7 @@ class Translator:
 
         Raises what Engine.submit raises before it yields anything. Alternatives come with the translations only.
         """
-        async with _Generations(
+        async with Generations(
             self._engine, self._tokenizer, options.stop, streaming=True
         ) as generations:
             with_words = [i for i, text in enumerate(texts) if route.asks(text)]
@@ -260,11 +258,11 @@ class Translator:
                 _merge(plan[i]) if i in plan else Translation(text) for i, text in enumerate(texts)
             ]
 
-    async def _tokenised(self, texts: list[str], route: Route, options: Options) -> list[_Plan]:
+    async def _tokenised(self, texts: list[str], route: Route, options: Options) -> list[Plan]:
         """Off the event loop: megabytes of text take seconds."""
         return await asyncio.to_thread(lambda: list(self._sequences(texts, route, options)))
 
-    def _sequences(self, texts: list[str], route: Route, options: Options) -> Iterable[_Plan]:
+    def _sequences(self, texts: list[str], route: Route, options: Options) -> Iterable[Plan]:
         render = _renderer(self._tokenizer, route.prompt)
         temperature = route.temperature if options.temperature is None else options.temperature
         for index, text in enumerate(filter(route.asks, texts)):
@@ -296,84 +294,7 @@ class Translator:
         return max(1, min(wanted, self._max_new_tokens, left))
 
 
-class _Generation:
-    """One sequence, and the text that has come of it."""
-
-    def __init__(self, sequence: Sequence, stream: TextStream) -> None:
-        self.sequence = sequence
-        self.stream = stream
-        self.finish_reason: FinishReason | None = None
-
-    def take(self, update: Update) -> str:
-        """Takes an update of the engine; returns the text that may be shown now. Raises the update's error."""
-        if update.error is not None:
-            raise update.error
-        if update.finish_reason is None:
-            return self.stream.push(update.token_ids)
-        self.finish_reason = update.finish_reason
-        text = self.stream.push(update.token_ids[self.stream.num_tokens :])
-        return text + self.stream.finish()
-
-
-class _Generations:
-    """The sequences of one request; leaving the context cancels those that have not finished."""
-
-    def __init__(
-        self, engine: Engine, tokenizer: Any, stop: tuple[str, ...], *, streaming: bool = False
-    ) -> None:
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._stop = stop
-        self._streaming = streaming or bool(stop)
-        self._loop = asyncio.get_running_loop()
-        self._updates: asyncio.Queue[tuple[_Generation, Update]] = asyncio.Queue()
-        self._all: list[_Generation] = []
-
-    async def __aenter__(self) -> "_Generations":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        left = [g.sequence for g in self._all if g.finish_reason is None]
-        if left:
-            self._engine.cancel(*left)
-
-    def add(self, plan: _Plan) -> _Generation:
-        prompt_ids, params, adapter = plan
-        generation: _Generation
-
-        def sink(update: Update) -> None:
-            self._loop.call_soon_threadsafe(self._updates.put_nowait, (generation, update))
-
-        sequence = Sequence(prompt_ids, params, adapter, sink, self._streaming)
-        generation = _Generation(sequence, TextStream(self._tokenizer, self._stop))
-        self._all.append(generation)
-        return generation
-
-    def submit(self) -> None:
-        if self._all:
-            self._engine.submit(*(g.sequence for g in self._all))
-
-    async def finish(self) -> None:
-        async for _ in self.parts():
-            pass
-
-    async def parts(self) -> AsyncGenerator[tuple[_Generation, str]]:
-        """Text as it comes, until all have finished."""
-        num_left = len(self._all)
-        while num_left:
-            generation, update = await self._updates.get()
-            if generation.finish_reason is not None:
-                continue  # a token that was under way when a stop string was found
-            text = generation.take(update)
-            if generation.stream.stopped:
-                self._engine.cancel(generation.sequence)
-                generation.finish_reason = FinishReason.STOP
-            if text:
-                yield generation, text
-            num_left -= generation.finish_reason is not None
-
-
-def _merge(generations: list[_Generation]) -> Translation:
+def _merge(generations: list[Generation]) -> Translation:
     """The first is the translation, the others its alternatives: those that differ."""
     first = generations[0]
     texts = list(dict.fromkeys(g.stream.text for g in generations))
