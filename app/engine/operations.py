@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from app.engine.attention import attend
+from app.engine.attention import SpanAttention
 from app.engine.lora_bank import LoraBank
 from app.engine.projection import Projection
-from app.engine.step import Span, Step
+from app.engine.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Batch:
     last_rows: Tensor  # [sequences that get a new token]
     columns: int  # of the bank, that this step multiplies
     # For plain torch
-    spans: list[Span] | None = None
+    attention: SpanAttention | None = None
     foreign: Tensor | None = None  # [tokens, columns], see LoraBank
     # For kernels
     own: Tensor | None = None  # [tokens, width], 1 = the token's adapter's column
@@ -66,7 +66,7 @@ class Operations:
             places=on_device(step.places),
             last_rows=on_device(step.last_rows),
             columns=0 if bank.foreign is None else bank.foreign.shape[1],
-            spans=step.spans,
+            attention=SpanAttention(step.spans),
             foreign=bank.foreign,
         )
 
@@ -118,9 +118,9 @@ class Operations:
         self, query: Tensor, store: tuple[Tensor, Tensor], batch: Batch, asked: Attention
     ) -> Tensor:
         """Queries [tokens, heads, head_dim] over the store -> [tokens, heads, head_dim]."""
-        assert batch.spans is not None
-        return attend(
-            query, *store, batch.spans, scaling=asked.scaling, sliding_window=asked.sliding_window
+        assert batch.attention is not None
+        return batch.attention(
+            query, *store, scaling=asked.scaling, sliding_window=asked.sliding_window
         )
 
 
