@@ -61,7 +61,12 @@ _OPENAI_EXAMPLE = {
 # Calls that a state can forbid, by the end of their path.
 _CONFLICTING = {
     "delete": ("/versions/{number}", "/{dataset_id}", "/{file_id}", "/{model}", "/{job_id}"),
-    "post": ("/cancel", "/pause", "/resume"),
+    "post": (
+        *("/cancel", "/pause", "/resume"),
+        # An adapter may be a job's checkpoint, and there none yet, or none any more.
+        *("/translate", "/suggest", "/chat/completions", "/fine_tuning/jobs"),
+    ),
+    "get": ("/{model}",),
 }
 
 
