@@ -355,12 +355,18 @@ class AdapterRegistry:
             return None
 
     def _raise_not_found(self, ref: str) -> NoReturn:
-        names = [a.name for a in self.all()]
-        raise NotFoundError(
-            f"adapter {ref[:80]!r} does not exist; there are: {', '.join([*names, BASE])}",
-            code="adapter_not_found",
-            adapters=names,
-        )
+        adapters = self.all()
+        name = ref.partition("@")[0]
+        versions = next((a.versions for a in adapters if a.name == name), [])
+        refs = ", ".join(f"{name}@{number}" for number in versions)
+        if ref in {a.name for a in adapters}:
+            message = f"adapter {ref!r} has no current version; make one current, or ask for one of: {refs}"
+        elif versions:
+            message = f"adapter {ref[:80]!r} does not exist; there are: {refs}"
+        else:
+            names = ", ".join([*(a.name for a in adapters), BASE])
+            message = f"adapter {ref[:80]!r} does not exist; there are: {names}"
+        raise NotFoundError(message, code="adapter_not_found", adapters=[a.name for a in adapters])
 
 
 @lru_cache(maxsize=4096)

@@ -81,9 +81,9 @@ class QuantizationSection(_Section):
 class TrainingSection(_Section):
     """trl.SFTConfig.
 
-    None: `learning_rate` is chosen for the base's width, `eval_steps` is a tenth of the run, `save_steps` and
-    `early_stopping_patience` are off, `assistant_only_loss` is as `completion_only_loss`; `bf16` and `fp16` are as
-    the device can; `gradient_checkpointing` is on where memory asks for it.
+    None: `learning_rate` is chosen for the base's width, `eval_steps` is a tenth of the run, checkpoints come by minutes
+    and not by `save_steps`, `early_stopping_patience` is off, `assistant_only_loss` is as `completion_only_loss`; `bf16`
+    and `fp16` are as the device can; `gradient_checkpointing` is on where memory asks for it.
 
     `auto_find_batch_size`: after an out-of-memory the run begins anew with batches of half as many rows and gradients
     of twice as many batches accumulated, so that a step learns from the rows it was to learn from.

@@ -104,7 +104,8 @@ def test_publish_and_resolve(registry: AdapterRegistry, volume: Volume) -> None:
 def test_what_does_not_exist(registry: AdapterRegistry, volume: Volume, ref: str) -> None:
     publish(registry, volume, "yoda")
     registry.promote("yoda", 1)
-    with pytest.raises(NotFoundError, match="there are: yoda, base") as caught:
+    exists = "yoda@1$" if ref.startswith("yoda@") else "yoda, base$"
+    with pytest.raises(NotFoundError, match=f"there are: {exists}") as caught:
         registry.resolve(ref)
     assert caught.value.code == "adapter_not_found"
     assert caught.value.extra == {"adapters": ["yoda"]}
@@ -344,3 +345,17 @@ def test_promoting_and_deleting_at_once_never_leaves_a_missing_version_current(
         assert registry.resolve("yoda").version == current
         assert ("delete" in outcomes) == (number not in registry.get("yoda").versions)
         registry.promote("yoda", 1)
+
+
+def test_what_is_not_there_is_told_with_what_is(registry: AdapterRegistry, volume: Volume) -> None:
+    for name in ("old", "yoda", "yoda"):
+        publish(registry, volume, name)
+    with pytest.raises(NotFoundError, match="'nobody' does not exist; there are: old, yoda, base"):
+        registry.resolve("nobody")
+    with pytest.raises(NotFoundError, match="'yoda@3' does not exist; there are: yoda@1, yoda@2"):
+        registry.resolve("yoda@3")
+    with pytest.raises(
+        NotFoundError, match="'yoda' has no current version.*yoda@1, yoda@2"
+    ) as caught:
+        registry.resolve("yoda")
+    assert caught.value.code == "adapter_not_found"
