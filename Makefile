@@ -7,6 +7,8 @@ PYTHON ?=
 export PYTHON
 
 BIN := .venv/bin
+# Two processes, each with its own Redis, model and service; a file's tests stay together. Empty: one after the other.
+PARALLEL ?= -n 2 --dist loadfile
 SETUP := pyproject.toml scripts/setup_venv.sh
 
 help: ## show this
@@ -22,10 +24,10 @@ check: .venv/stamp-dev ## linters, types and import arrows
 	@echo "check: import arrows" && $(BIN)/lint-imports
 
 test: check ## the linters and all fast tests, with coverage
-	@echo "test: pytest" && $(BIN)/python -m pytest --cov --cov-fail-under=85
+	@echo "test: pytest" && $(BIN)/python -m pytest $(PARALLEL) --cov --cov-fail-under=85
 
 test-slow: .venv/stamp-dev ## the tests that need minutes or much memory
-	@$(BIN)/python -m pytest -m 'slow and not gpu and not browser' || [ $$? -eq 5 ] # 5: there are none
+	@$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu and not browser' || [ $$? -eq 5 ] # 5: there are none
 
 test-browser: .venv/stamp-dev ## the web page in Chromium, where there is one; else they are skipped, and say so
 	@$(BIN)/python -m pytest -m browser tests/browser

@@ -48,6 +48,8 @@ def test_axe_finds_nothing(browser: Browser, service: Service, job: str, scheme:
 
 
 def test_with_the_keyboard_alone(page: Page) -> None:
+    # Chromium hands its file chooser over only once it was told to, which takes a moment.
+    page.on("filechooser", lambda _: None)
     page.goto("")
     expect(page.get_by_role("textbox", name="Text to translate")).to_be_visible()
 
