@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from dragoman.errors import UnexpectedAnswerError
+from dragoman.errors import UnexpectedAnswerError, UnsendableError
 
 T = TypeVar("T")
 
@@ -102,5 +102,8 @@ def read_nothing(response: httpx.Response) -> None:
 
 
 def path(*parts: object) -> str:
-    """A URL path, whatever the parts hold."""
+    """A URL path, whatever the parts hold. Raises UnsendableError for those that would lead elsewhere."""
+    for part in map(str, parts):
+        if part in ("", ".", ".."):
+            raise UnsendableError(f"{part!r} is no name and no id")
     return "/" + "/".join(quote(str(p), safe="") for p in parts)

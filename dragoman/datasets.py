@@ -10,6 +10,7 @@ from dragoman.calls import Call, Upload, path, read_nothing, reads
 from dragoman.downloads import save, save_async
 from dragoman.endpoint import AsyncResource, Resource, endpoint
 from dragoman.models import Dataset, PreviewRow
+from dragoman.transport import UPLOAD_TIMEOUT
 
 _DATASETS = builtins.list[Dataset]
 _ROWS = builtins.list[PreviewRow]
@@ -36,7 +37,9 @@ class DatasetEndpoints:
         """
         upload = Upload.of(file, filename)
         form = upload_form(name, mapping, on_error, encoding)
-        return Call("POST", "/datasets", reads(Dataset), form=form, upload=upload)
+        return Call(
+            "POST", "/datasets", reads(Dataset), form=form, upload=upload, timeout=UPLOAD_TIMEOUT
+        )
 
     @endpoint
     def list(self) -> Call[_DATASETS]:

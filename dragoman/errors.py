@@ -26,7 +26,7 @@ class UnexpectedAnswerError(DragomanError):
 
 
 class UnsendableError(DragomanError, ValueError):
-    """A value that no request can hold: NaN, infinity, half a surrogate pair, a key beyond ASCII."""
+    """What no request can hold: NaN, infinity, half a surrogate pair, an empty id, a key beyond ASCII, a bad URL."""
 
 
 class JobFailedError(DragomanError):

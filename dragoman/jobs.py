@@ -25,6 +25,7 @@ from dragoman.errors import (
 from dragoman.events import EventCursor, JobEvent
 from dragoman.models import Job
 from dragoman.progress import watcher
+from dragoman.transport import UPLOAD_TIMEOUT
 
 _JOBS = builtins.list[Job]
 Priority = Literal["low", "normal", "high"]
@@ -65,7 +66,15 @@ class JobEndpoints:
         form = upload_form(None, mapping, on_error, encoding)
         form |= wanted | {"config": json.dumps(config or {})}
         upload = Upload.of(file, filename)
-        return Call("POST", "/jobs", reads(Job), form=form, upload=upload, headers=headers)
+        return Call(
+            "POST",
+            "/jobs",
+            reads(Job),
+            form=form,
+            upload=upload,
+            headers=headers,
+            timeout=UPLOAD_TIMEOUT,
+        )
 
     @endpoint
     def get(self, job_id: str, *, after_step: int | None = None) -> Call[Job]:

@@ -153,7 +153,10 @@ def read_settings() -> "Settings | Finding":
     try:
         return Settings()
     except ValidationError as error:
-        faults = [f"DRAGOMAN_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
+        faults = [
+            f"DRAGOMAN_{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}"
+            for e in error.errors()
+        ]
         return Finding("settings", "fail", "; ".join(faults), "mend the environment or .env")
 
 

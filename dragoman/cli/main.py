@@ -55,7 +55,7 @@ def main() -> int:
             stream.reconfigure(encoding=encoding, errors="backslashreplace")
     try:
         # Not standalone, since typer draws a box of several lines around a usage error.
-        return int(app(standalone_mode=False) or 0)
+        return int(app(prog_name="dragoman", standalone_mode=False) or 0)
     except typer.Abort:
         return ExitCode.FAILED
     except (DragomanError, OSError, typer.TyperException) as error:

@@ -9,13 +9,19 @@ import dragoman
 
 def test_suggestions_become_a_dataset(client: dragoman.Client, tmp_path: Path) -> None:
     client.suggestions.add("I am tall.", "Tall, I am.", adapter="yoda")
-    client.suggestions.add("I am old.", "Old, I am.", source="en", target="en-x-yoda")
+    client.suggestions.add("I am old.", "Old, I am.", adapter="yoda@1")
     path = client.suggestions.download(tmp_path / "better.jsonl", adapter="yoda")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["prompt"], line["completion"]) for line in lines[-2:]] == [
         ("I am tall.", "Tall, I am."),
         ("I am old.", "Old, I am."),
     ]
+    client.suggestions.add("I am new.", "New, I am.", source="en", target="en-x-yoda")
+    every = client.suggestions.download(tmp_path / "every.jsonl").read_text()
+    (found,) = [
+        line for line in map(json.loads, every.splitlines()) if line["prompt"] == "I am new."
+    ]
+    assert found["target"] == "en-x-yoda"
     dataset = client.datasets.upload(path)
     assert dataset.mapping == {"source": "prompt", "target": "completion"}
 

@@ -77,7 +77,7 @@ def test_a_running_dragoman_holds_its_port(found: Found, service_url: str) -> No
 def test_odd_settings_are_named(found: Found) -> None:
     code, findings = found(DRAGOMAN_PORT="many")
     assert code == 1
-    assert "DRAGOMAN_PORT" in findings["settings"].found
+    assert "DRAGOMAN_PORT='many'" in findings["settings"].found
 
 
 def test_people_get_lines(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

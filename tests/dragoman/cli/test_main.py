@@ -47,6 +47,10 @@ def test_version(run: Run) -> None:
         ["adapters", "traffic", "yoda", "half"],
         ["adapters", "delete", "yoda@1"],
         ["adapters", "traffic", "yoda", "1=nan"],
+        ["jobs", "show", ""],
+        ["jobs", "list", "--url", "localhost:8000"],
+        ["jobs", "list", "--url", "http://[::1"],
+        ["datasets", "delete", ".."],
         ["translate", "half of \udc80 a pair"],
         ["translate", "x", "--temperature", "nan"],
         ["translate", "x", "--key", "clé"],
@@ -153,7 +157,32 @@ def test_completion_is_offered() -> None:
         env=environment,
         check=False,
     )
-    assert "complete" in result.stdout
+    assert "_DRAGOMAN_COMPLETE=complete_bash" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["dragoman", "j"], {"jobs"}),
+        (["dragoman", "jobs", "p"], {"pause"}),
+        (["dragoman", "train", "--pri"], {"--priority"}),
+        (["dragoman", "train", "--priority", "h"], {"high"}),
+    ],
+)
+def test_words_are_completed(typed: list[str], offered: set[str]) -> None:
+    environment = os.environ | {
+        "_DRAGOMAN_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(typed),
+        "COMP_CWORD": str(len(typed) - 1),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "dragoman.cli"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert set(result.stdout.split()) == offered
 
 
 def test_a_pipe_gets_utf_8_whatever_the_locale(scripted: ScriptedServer) -> None:

@@ -29,4 +29,6 @@ def test_what_is_refused(at: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert at("suggestions", "add", "a").code == 2
     assert at("suggestions", "export", "-a", "nobody").code == 4
     assert at("datasets", "export", "nobody").code == 4
+    ran = at("suggestions", "export", "-o", "no/such/file.jsonl")
+    assert (ran.code, ran.err) == (1, "dragoman: no/such/file.jsonl: No such file or directory\n")
     assert list(tmp_path.iterdir()) == []
