@@ -11,7 +11,15 @@ from openai import OpenAI
 
 from core.settings import Settings
 from tests.clients.conftest import running_server
-from tests.worker.conftest import ROWS, WorkerProcess
+from tests.worker.conftest import ROOT, ROWS, WorkerProcess
+
+YODA = ROOT / "examples" / "yoda.csv"
+NUM_STEPS = 16
+BRIEF = {
+    "lora": {"r": 4, "lora_alpha": 8},
+    "training": {"max_steps": NUM_STEPS, "logging_steps": 1, "per_device_train_batch_size": 4},
+    "evaluation": {"holdout": 3, "promote": "always"},
+}
 
 
 @pytest.fixture
@@ -104,6 +112,68 @@ def test_from_file_to_answer(
         model=job.fine_tuned_model, messages=[{"role": "user", "content": ROWS[0].prompt}]
     )
     assert answer.model == "yoda@1"
+
+
+def test_the_example_paused_and_resumed(
+    settings: Settings, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    """examples/yoda.csv on the base in the box: file, job, pause, resume, events, checkpoint, answer."""
+    settings = settings.model_copy(update={"device": "cpu"})
+    with running_server(settings) as url:
+        api = OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+        jobs = api.fine_tuning.jobs
+        file = api.files.create(file=YODA, purpose="fine-tune")
+        job = jobs.create(
+            model="base",
+            training_file=file.id,
+            suffix="jedi",
+            extra_body={"config": {"source": "en", "target": "en-x-yoda", **BRIEF}},
+        )
+        with pytest.raises(openai.ConflictError):
+            jobs.resume(job.id)
+        start_worker(settings)
+        wait(api, job.id, lambda job: any(e.type == "metrics" for e in jobs.list_events(job.id)))
+        assert jobs.pause(job.id).status in ("running", "paused")
+        paused = wait(api, job.id, lambda job: job.status == "paused")
+        assert paused.fine_tuned_model is None
+        (kept,) = jobs.checkpoints.list(job.id)
+        assert 0 < kept.step_number < NUM_STEPS
+        assert say(api, kept.fine_tuned_model_checkpoint), "it can be tried before it is done"
+        with pytest.raises(openai.ConflictError):
+            jobs.pause(job.id)
+        assert jobs.resume(job.id).status == "queued"
+        ended = wait(api, job.id, lambda job: job.finished_at is not None)
+        assert ended.status == "succeeded", ended.error
+        assert ended.fine_tuned_model == "jedi@1"
+
+        events = list(jobs.list_events(job.id, limit=7))
+        said = [e.message for e in reversed(events) if e.type == "message"]
+        turns = [f"The job is {s}" for s in ("queued", "paused", "queued", "running", "succeeded")]
+        places = iter(said)
+        assert all(turn in places for turn in turns), said
+        losses: list[Any] = [e.data for e in reversed(events) if e.type == "metrics"]
+        steps = [data["step"] for data in losses if data["train_loss"] is not None]
+        assert steps == list(range(1, NUM_STEPS + 1)), "none twice, none lost"
+        checkpoint = next(iter(jobs.checkpoints.list(job.id)))
+        assert checkpoint.step_number == NUM_STEPS
+        assert checkpoint.fine_tuned_model_checkpoint == "jedi@1"
+        assert say(api, "jedi") == say(api, "jedi@1") != say(api, "base")
+
+
+def say(api: OpenAI, model: str) -> str:
+    answer = api.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "The soup is cold."}]
+    )
+    return answer.choices[0].message.content or ""
+
+
+def wait(api: OpenAI, job_id: str, is_so: Callable[[Any], bool]) -> Any:
+    deadline = time.monotonic() + 240
+    while not is_so(job := api.fine_tuning.jobs.retrieve(job_id)):
+        assert job.status not in ("failed", "cancelled"), job.error
+        assert time.monotonic() < deadline, job
+        time.sleep(0.1)
+    return job
 
 
 def test_waiting_jobs(api: OpenAI, file_id: str) -> None:
