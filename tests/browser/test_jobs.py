@@ -2,7 +2,7 @@
 
 import re
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Response, expect
 
 from tests.browser.chromium import TIMEOUT_MS
 from tests.browser.service import Service, wait_until
@@ -74,6 +74,7 @@ def test_a_job_is_paused_and_tried_and_resumed_and_what_it_learnt_is_kept(
     page.get_by_role("button", name="Pause").click()
     expect(page.locator("h1 .status")).to_have_text("paused")
     paused_at = last_step(service, job)
+    assert paused_at > 0  # its curve stays to be seen
     step = service.get(f"/jobs/{job}")["checkpoints"][0]["step"]
     page.get_by_role("link", name=f"Try its newest checkpoint (step {step})").click()
     expect(page.get_by_role("checkbox", name=f"paused: halted, step {step}")).to_be_checked()
@@ -131,3 +132,58 @@ def test_a_job_that_is_not_there_is_said_so(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("job-none")
     page.get_by_role("link", name="All jobs").click()
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+
+
+def test_a_connection_that_dies_in_silence_is_made_again(page: Page) -> None:
+    """As after a laptop's sleep: nothing comes any more, and nobody says so."""
+    page.clock.install()
+    page.goto("#/adapters")
+    page.evaluate(
+        """async () => {
+            const { follow } = await import("/static/js/sse.js");
+            window.asked = [];
+            const real = window.fetch;
+            window.fetch = async (path, options) => {
+                if (path !== "silent") return real(path, options);
+                window.asked.push(options.headers["Last-Event-ID"] ?? "");
+                const event = new TextEncoder().encode('id: 7-0\\ndata: {"a": 1}\\n\\n');
+                return new Response(new ReadableStream({ start(c) { c.enqueue(event); } }));
+            };
+            window.leave = new AbortController();
+            follow("silent", { signal: window.leave.signal, onEvent: () => false });
+        }"""
+    )
+    assert page.evaluate("window.asked") == [""]
+    page.clock.run_for(40_000)
+    assert page.evaluate("window.asked") == [""], "heartbeats come every 15 s"
+    page.clock.run_for(10_000)
+    page.clock.run_for(10_000)
+    assert page.evaluate("window.asked.slice(0, 2)") == ["", "7-0"]
+    page.evaluate("window.leave.abort()")
+
+
+def test_a_long_curve_is_drawn_once_for_many_points(page: Page, service: Service) -> None:
+    job = service.train("replayed", ROWS, max_steps=60, logging_steps=1)
+    page.goto(f"#/jobs/{job}")
+    expect(page.locator("h1 .status")).to_have_text("succeeded")
+    page.add_init_script(
+        """addEventListener("DOMContentLoaded", () => {
+            window.drawn = 0;
+            new MutationObserver((found) => {
+                window.drawn += found.filter((m) => m.target.matches?.("dl.figures") && m.addedNodes.length).length;
+            }).observe(document, { subtree: true, childList: true });
+        })"""
+    )
+    records: list[Response] = []
+
+    def is_second(response: Response) -> bool:
+        """The page asks for the record at first, and again when all events have come."""
+        if response.url.endswith(f"/jobs/{job}"):
+            records.append(response)
+        return len(records) == 2
+
+    with page.expect_response(is_second):
+        page.reload()
+    expect(page.get_by_role("slider", name="Loss").first).to_have_attribute("aria-valuemax", "60")
+    figures = page.locator("dl.figures > div").count()
+    assert 0 < page.evaluate("window.drawn") < 30 * figures

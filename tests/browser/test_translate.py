@@ -1,5 +1,6 @@
 """Somebody who just wants a translation."""
 
+import json
 import subprocess
 import sys
 from urllib.parse import unquote
@@ -69,10 +70,16 @@ def test_alternatives_copy_and_a_better_one(page: Page, service: Service) -> Non
     page.goto("#/translate?with=yoda")
     source(page).fill(TEXT)
     page.get_by_text("Options").click()
-    page.get_by_label("Alternatives").fill("2")
+    page.get_by_label("Alternatives").fill("8")
     page.get_by_label("Alternatives").press("Tab")
     page.get_by_role("button", name="Translate", exact=True).click()
-    expect(page.locator(".alternatives li")).to_have_count(2)
+    expect(page.locator(".alternatives li").first).to_be_visible()
+    expect(page.get_by_role("button", name="Translate", exact=True)).to_be_enabled()
+    answer = json.loads(page.evaluate("sessionStorage.getItem('dragoman.translate')"))
+    # Those that only repeat another are left out.
+    alternatives = answer["results"]["yoda"]["alternatives"]
+    assert 2 <= len(alternatives) <= 8
+    expect(page.locator(".alternatives li > span")).to_have_text(alternatives)
     page.locator(".result-foot > .actions").get_by_role("button", name="Copy").click()
     assert page.evaluate("navigator.clipboard.readText()") == answers(page).text_content()
     page.get_by_role("button", name="Suggest a better one").click()
@@ -83,10 +90,21 @@ def test_alternatives_copy_and_a_better_one(page: Page, service: Service) -> Non
     assert answered.value.request.post_data_json == {
         "q": TEXT,
         "s": "Cold the soup is, and old the bread.",
-        "source": "en",
-        "target": "en-x-yoda",
+        "adapter": "yoda@1",  # not another one of the same languages
     }
     expect(page.get_by_role("dialog")).to_have_count(0)
+    page.goto("#/adapters/yoda")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Suggestions").click()
+    assert saved.value.suggested_filename == "yoda-suggestions.jsonl"
+    kept = json.loads(saved.value.path().read_text(encoding="utf-8").splitlines()[-1])
+    assert (kept["prompt"], kept["completion"]) == (TEXT, "Cold the soup is, and old the bread.")
+
+
+def test_an_address_that_is_none_shows_the_page(page: Page) -> None:
+    page.goto("#/jobs/%E0%A4%A")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("%E0%A4%A")
 
 
 def test_the_calls_shown_give_what_is_shown(page: Page, service: Service) -> None:
@@ -134,10 +152,16 @@ def test_stop_ends_it(page: Page, service: Service) -> None:
     page.get_by_text("Options").click()
     page.get_by_label("Longest answer").fill("1000")
     page.get_by_label("Longest answer").press("Tab")
+    page.evaluate(  # at the first word, whatever the server's speed
+        """() => new MutationObserver((_, observer) => {
+            if (!document.querySelector('.output').textContent) return;
+            observer.disconnect();
+            [...document.querySelectorAll('button')].find((b) => b.textContent === 'Stop').click();
+        }).observe(document.querySelector('.output'), {subtree: true, childList: true, characterData: true})"""
+    )
     page.get_by_role("button", name="Translate", exact=True).click()
-    expect(answers(page)).not_to_have_text("")
-    page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped.")).to_be_visible()
+    expect(answers(page)).not_to_have_text("")
     expect(page.get_by_role("button", name="Translate", exact=True)).to_be_enabled()
 
 
