@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 _LONGEST_SWEEP_S = 10.0
 _stopping = threading.Event()
 _VOLUME_SWEEP_S = 600.0
+# Of a job on a CPU: requests on the same machine go first. See docs/decisions.md for what they feel.
+_NICENESS = 15
 
 
 def create_worker(settings: Settings) -> Celery:
@@ -48,6 +52,8 @@ def create_worker(settings: Settings) -> Celery:
         # The message says that there is a job more, and not which one is next: priorities and pauses are records.
         # The job that a stopping worker has handed back may reach it again, in a child that it forks then.
         if not _stopping.is_set():
+            if device == "cpu":
+                _stand_back()
             train(settings, device)
 
     store, volume = connect_store(settings), Volume(settings.data_dir)
@@ -66,6 +72,14 @@ def create_worker(settings: Settings) -> Celery:
     worker_ready.connect(on_ready, weak=False)
     worker_shutting_down.connect(_stop_children, weak=False)
     return queue
+
+
+def _stand_back() -> None:
+    """Lowers the priority of this child, which does one job, in favour of what serves requests on the same machine."""
+    os.nice(_NICENESS)
+    # Where Linux groups processes by session, a process' niceness counts within its group alone.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def sweep_jobs(queue: Celery, store: JobStore) -> None:

@@ -258,6 +258,7 @@ class TestWorkersThatEnd:
         job = jobs.create(LONG, is_sent=True)
         job = jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
         for pid in holder(job).children():
+            assert os.getpriority(os.PRIO_PROCESS, pid) > 0, "requests go first"
             os.kill(pid, signal.SIGKILL)
         job = jobs.wait(job.id, JobStatus.RUNNING, attempt=2, min_step=2)
 
