@@ -355,7 +355,7 @@ def test_what_is_not_there_is_told_with_what_is(registry: AdapterRegistry, volum
     with pytest.raises(NotFoundError, match="'yoda@3' does not exist; there are: yoda@1, yoda@2"):
         registry.resolve("yoda@3")
     with pytest.raises(
-        NotFoundError, match="'yoda' has no current version.*yoda@1, yoda@2"
+        NotFoundError, match=r"'yoda' has no current version.*yoda@1, yoda@2"
     ) as caught:
         registry.resolve("yoda")
     assert caught.value.code == "adapter_not_found"
