@@ -3,7 +3,7 @@
 export default {
   "preset.none": "Our defaults", "preset.none.hint": "Good for most. Change what you like below.",
   "preset.fast": "Fast", "preset.fast.hint": "The most for the least time.",
-  "preset.quality": "Quality", "preset.quality.hint": "Trains longer and lands softer.",
+  "preset.quality": "Quality", "preset.quality.hint": "Our defaults, written out: nothing that takes longer scored better.",
   "preset.yoda-phi3": "Yoda on Phi-3", "preset.yoda-phi3.hint": "A published recipe: short English sentences, Phi-3-mini on a GPU.",
   "preset.wenyan-llama": "Classical Chinese on Llama", "preset.wenyan-llama.hint": "A published recipe: conversations, Llama-3.2-1B on a GPU.",
   "section.prompt": "Prompt", "section.training": "Training", "section.lora": "Adapter (LoRA)", "section.quantization": "Base model in 4 bits", "section.evaluation": "Evaluation",

@@ -3,7 +3,7 @@
 export default {
   "preset.none": "默认设置", "preset.none.hint": "适合大多数情况，可在下面更改。",
   "preset.fast": "快速", "preset.fast.hint": "用最少的时间得到最多。",
-  "preset.quality": "质量优先", "preset.quality.hint": "训练更久，收尾更平缓。",
+  "preset.quality": "质量优先", "preset.quality.hint": "即默认设置：更费时的设置并未得到更好的分数。",
   "preset.yoda-phi3": "Phi-3 上的尤达", "preset.yoda-phi3.hint": "公开的配方：英文短句，GPU 上的 Phi-3-mini。",
   "preset.wenyan-llama": "Llama 上的文言文", "preset.wenyan-llama.hint": "公开的配方：对话数据，GPU 上的 Llama-3.2-1B。",
   "section.prompt": "提示", "section.training": "训练", "section.lora": "适配器（LoRA）", "section.quantization": "4 位基础模型", "section.evaluation": "评估",
