@@ -112,8 +112,6 @@ def _normalised(operations: Operations, x: Tensor, norm: Any) -> Tensor:
 
 
 def _read_layer(layer: Any, asked: Attention) -> _Layer:
-    if not asked.is_plain:
-        raise UnknownLayersError("attention is more than a scaling and a window")
     attention, mlp = layer.self_attn, layer.mlp
     _check_children(layer, ["self_attn", "mlp", "input_layernorm", "post_attention_layernorm"])
     return _Layer(

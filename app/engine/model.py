@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 from app.engine.kv_cache import KVCache
 from app.engine.lora_bank import LoraBank
 from app.engine.operations import Attention, Batch, Operations
+from core.errors import ServiceError
 
 ATTENTION = "dragoman"
 
@@ -152,10 +153,17 @@ def _attend(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """-> [1, tokens, heads, head_dim]"""
+    """-> [1, tokens, heads, head_dim]. Raises ServiceError `base_model_unsupported`, at the first step of all."""
+    if softcap is not None or s_aux is not None:
+        what = f"softcap={softcap}" if softcap is not None else "sinks"
+        raise ServiceError(
+            f"the base model's attention has {what}, which is not served; take one with plain scaled "
+            "dot-product attention, with or without a sliding window",
+            code="base_model_unsupported",
+        )
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    asked = Attention(scaling, sliding_window, softcap is None and s_aux is None)
+    asked = Attention(scaling, sliding_window)
     step.seen[layer] = asked
     store = step.cache.write(
         layer, step.batch.places, key[0].transpose(0, 1), value[0].transpose(0, 1)

@@ -41,7 +41,6 @@ class Attention:
 
     scaling: float
     sliding_window: int | None
-    is_plain: bool = True  # it asks for nothing else
 
 
 class Operations:

@@ -6,12 +6,15 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
+from transformers import AutoModelForCausalLM, Gemma2Config
 
+from app.engine.engine import Engine
 from app.engine.loading import load_base_model
+from app.engine.model import ATTENTION, BaseModel
 from benchmarks.random_model import make_phi3_mini
 from core.base_model import EMBEDDED
 from core.errors import ServiceError
-from tests.app.engine.harness import load_nf4
+from tests.app.engine.harness import LIMITS, load_nf4
 from tests.tiny_models import Architecture, make_tiny_model
 
 
@@ -55,6 +58,23 @@ def test_the_embedded_base_loads_and_is_small() -> None:
     assert model.max_context == 4096
     assert model.eos_token_ids == [3]
     assert model.num_bytes < 30_000_000
+
+
+def test_attention_that_would_be_computed_wrongly_is_refused() -> None:
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        attn_logit_softcapping=50.0,
+    )
+    capped = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+    with pytest.raises(ServiceError, match="softcap=50") as caught:
+        Engine(BaseModel(capped.eval(), None, torch.device("cpu")), LIMITS)
+    assert caught.value.code == "base_model_unsupported"
 
 
 @pytest.mark.parametrize("content", [None, "{}", "not json", '{"model_type": "no-such-model"}'])
