@@ -14,6 +14,11 @@ NUM_HEADS, HEAD_DIM, NUM_PLACES = 6, 16, 2000
 SCALING = 0.3
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def make_spans(lengths: Sequence[int], seed: int = 0) -> list[Span]:
     """One span of each length, somewhere in its sequence, whose regions lie in any order."""
     rng = random.Random(seed)
@@ -106,7 +111,9 @@ def test_very_large_scores_do_not_overflow() -> None:
     keys, values = make_store(spans, 6)
     query = 1000 * torch.randn(5, NUM_HEADS, HEAD_DIM)
     actual = SpanAttention(spans)(query, keys, values, scaling=SCALING, sliding_window=None)
-    torch.testing.assert_close(actual, expect(query, keys, values, spans, None))
+    # Scores of some thousands are rounded to a thousandth, and that much of a weight is by chance.
+    expected = expect(query, keys, values, spans, None)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2)
 
 
 def test_a_query_of_which_the_heads_are_a_part() -> None:
