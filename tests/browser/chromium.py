@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, expect, sync_playwright
 
-TIMEOUT_MS = 120_000  # training shares the processors with whatever else runs
+TIMEOUT_MS = 90_000  # training shares the processors with whatever else runs
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

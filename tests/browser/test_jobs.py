@@ -1,7 +1,9 @@
 """A job that is watched, through reloads and restarts of the server."""
 
 import re
+from collections.abc import Iterator
 
+import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser.chromium import TIMEOUT_MS
@@ -14,6 +16,17 @@ SEVERAL = re.compile(r"^([3-9]|\d\d+)$")
 def last_step(service: Service, job: str) -> int:
     points = service.get(f"/jobs/{job}")["loss_curve"]["train"]
     return int(points[-1]["step"]) if points else 0
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_job_running(service: Service) -> Iterator[None]:
+    """A test that fails in the middle must not keep the next ones waiting behind its job."""
+    yield
+    if not service.is_running:
+        service.start()
+    for job in service.get("/jobs"):
+        if job["finished_at"] is None:
+            service.client.post(f"/jobs/{job['id']}/cancel")
 
 
 def test_the_server_restarts_in_the_middle(page: Page, service: Service) -> None:
