@@ -30,8 +30,7 @@ test-slow: .venv/stamp-dev ## the tests that need minutes or much memory
 	@$(BIN)/python -m pytest $(PARALLEL) -m 'slow and not gpu and not browser' || [ $$? -eq 5 ] # 5: there are none
 
 test-browser: .venv/stamp-dev ## the web page in Chromium, where there is one; else they are skipped, and say so
-	@$(BIN)/python -m pytest -m browser tests/browser || \
-		(echo "test-browser: what failed, once more on a new service" && $(BIN)/python -m pytest -m browser --last-failed tests/browser)
+	@$(BIN)/python -m pytest -m browser tests/browser
 
 chaos: .venv/stamp-dev ## kill, stop and starve the real processes, for minutes; nothing may be lost or doubled
 	@CHAOS=long $(BIN)/python -m pytest tests/e2e/chaos -s

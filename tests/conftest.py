@@ -12,6 +12,14 @@ from core.volume import Volume
 from embedded.redis_server import EmbeddedRedis
 
 
+@pytest.hookimpl(trylast=True)  # tests/browser marks its own
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several real processes on a busy machine: such a test gets a second try, and the summary names it."""
+    for item in items:
+        if item.get_closest_marker("e2e") or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_from_outside() -> Iterator[None]:
     """What the person running the tests has configured must change no result."""
