@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.engine.adapters import read_lora
 from app.engine.lora_bank import LoraBank
+from app.engine.lora_reader import read_lora
 from core.adapters import CONFIG_FILE, WEIGHTS_FILE
 from core.errors import InvalidError
 from tests.app.engine.conftest import Tiny
