@@ -72,8 +72,9 @@ def scripted() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def unused_url() -> str:
-    """Nobody listens there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+def unused_url() -> Iterator[str]:
+    """Nobody listens there, nor will as long as the test lasts; who would may find out that it is free."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+_MAX_HELD_S = 60.0  # then it is the test's fault, which fails instead of hanging
+
 
 class CuttingProxy:
     """Passes TCP on to `target`; each connection breaks after `cut_after` bytes of its answer, while cuts are left."""
@@ -73,13 +75,13 @@ class CuttingProxy:
 
 @dataclass
 class Reply:
-    """`breaks`: the connection ends without an answer. `wait_s`: before the answer."""
+    """`breaks`: the connection ends without an answer. `after`: it comes once this is so, or at the test's end never."""
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] | None = None
     breaks: bool = False
-    wait_s: float = 0.0
+    after: Callable[[], bool] | None = None
 
 
 @dataclass
@@ -93,15 +95,17 @@ class Seen:
 class ScriptedServer:
     """Answers with `replies` in turn, then with the last for ever; or with what `answer` makes of the request."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.replies: list[Reply] = []
         self.answer: Callable[[Seen], Reply] = lambda seen: (
             self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         )
         self.seen: list[Seen] = []
+        self.answered: list[Seen] = []
         self.most_at_once = 0
         self._now = 0
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -116,9 +120,13 @@ class ScriptedServer:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            daemon_threads = True
+
+        self._server = Server((host, 0), Handler)
+        self.port = int(self._server.server_address[1])
+        self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def _answer(self, handler: BaseHTTPRequestHandler, seen: Seen) -> None:
         with self._lock:
@@ -126,9 +134,14 @@ class ScriptedServer:
             reply = self.answer(seen)
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-        time.sleep(reply.wait_s)
+        deadline = time.monotonic() + _MAX_HELD_S
+        while reply.after and not reply.after() and time.monotonic() < deadline:
+            if self._ended.wait(0.01):
+                handler.close_connection = True
+                return
         with self._lock:
             self._now -= 1
+            self.answered.append(seen)
         if reply.breaks:
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
@@ -153,8 +166,13 @@ class ScriptedServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+def never() -> bool:
+    return False
 
 
 def problem(status: int, code: str, detail: str = "no", **extra: Any) -> Reply:

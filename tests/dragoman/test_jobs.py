@@ -12,7 +12,8 @@ import pytest
 
 import dragoman
 from tests.dragoman.conftest import YODA
-from tests.dragoman.servers import CuttingProxy, Reply, ScriptedServer, problem
+from tests.dragoman.servers import CuttingProxy, Reply, ScriptedServer, never, problem
+from tests.standstill import standing_still
 
 CONFIG = {
     "source": "en",
@@ -120,7 +121,7 @@ def wait_until(client: dragoman.Client, job_id: str, is_so: Callable[[dragoman.J
     while not is_so(job := client.jobs.get(job_id)):
         assert not job.ended, job.error
         assert time.monotonic() < deadline, job.status
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def test_paused_resumed_and_deleted(client: dragoman.Client, trained: dragoman.Job) -> None:
@@ -133,7 +134,8 @@ def test_paused_resumed_and_deleted(client: dragoman.Client, trained: dragoman.J
     with pytest.raises(dragoman.ConflictError):
         client.jobs.resume(job.id)
     wait_until(client, job.id, lambda job: job.progress.step > 0)
-    assert client.jobs.pause(job.id).status in ("pausing", "paused")
+    with standing_still():
+        assert client.jobs.pause(job.id).status in ("pausing", "paused")
     wait_until(client, job.id, lambda job: job.status == "paused")
     kept = client.jobs.get(job.id).progress.step
     assert 0 < kept < 20
@@ -233,13 +235,15 @@ def test_a_server_that_stays_away_is_an_error(scripted: ScriptedServer, unused_u
 def test_a_server_that_does_not_answer_is_asked_again(
     scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dragoman.events.STREAM_TIMEOUT", httpx.Timeout(0.3))
+    monkeypatch.setattr("dragoman.events.STREAM_TIMEOUT", httpx.Timeout(0.3, connect=60))
     stream = {"content-type": "text/event-stream"}
     done = Reply(body='event: done\nid: 1-0\ndata: {"status": "succeeded"}\n\n', headers=stream)
-    scripted.replies = [dataclasses.replace(done, wait_s=1.0), done]
+    silence = dataclasses.replace(done, after=never)
+    scripted.replies = [silence, done]
     with dragoman.Client(scripted.url) as client:
         assert [event.kind for event in client.jobs.events("j")] == ["done"]
-    scripted.replies = [dataclasses.replace(done, wait_s=1.0)]
+    assert len(scripted.seen) > 1
+    scripted.replies = [silence]
     with dragoman.Client(scripted.url) as client, pytest.raises(dragoman.TimedOutError):
         list(client.jobs.events("j", reconnect_s=0.2))
 

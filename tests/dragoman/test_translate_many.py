@@ -1,7 +1,8 @@
 import asyncio
+import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,17 +11,33 @@ from tests.dragoman.servers import Reply, ScriptedServer, Seen, problem, transla
 
 
 def shout(seen: Seen) -> Reply:
-    """Refuses what holds "bad"; is slower with earlier texts, so that answers come in the wrong order."""
+    """Refuses what holds "bad"."""
     q = json.loads(seen.body)["q"]
-    if "bad" in q:
-        return problem(413, "text_too_long", f"{q} is too long")
-    reply = translated(q.upper())
-    reply.wait_s = 0.1 if q.endswith("0") else 0.0
-    return reply
+    return (
+        problem(413, "text_too_long", f"{q} is too long") if "bad" in q else translated(q.upper())
+    )
+
+
+def number(seen: Seen) -> int:
+    """Of "t7" it is 7."""
+    return int(json.loads(seen.body)["q"].removeprefix("t"))
+
+
+def in_the_wrong_order(scripted: ScriptedServer) -> Callable[[Seen], Reply]:
+    """Nothing is answered before two are under way, and each tenth text only after one that comes later."""
+
+    def answer(seen: Seen) -> Reply:
+        def is_time() -> bool:
+            later = any(number(seen) < number(other) for other in scripted.answered)
+            return scripted.most_at_once > 1 and (later or number(seen) % 10 != 0)
+
+        return dataclasses.replace(shout(seen), after=is_time)
+
+    return answer
 
 
 def test_order_is_kept_and_what_is_under_way_is_bounded(scripted: ScriptedServer) -> None:
-    scripted.answer = shout
+    scripted.answer = in_the_wrong_order(scripted)
     with dragoman.Client(scripted.url) as client:
         lines = list(client.translate_many((f"t{i}" for i in range(30)), concurrency=4))
     assert [line.text for line in lines] == [f"T{i}" for i in range(30)]
@@ -71,7 +88,8 @@ def test_texts_may_be_endless(scripted: ScriptedServer) -> None:
 
 
 def test_the_async_client_does_the_same(scripted: ScriptedServer) -> None:
-    scripted.answer = shout
+    wrong_order = in_the_wrong_order(scripted)
+    scripted.answer = lambda seen: shout(seen) if b"bad" in seen.body else wrong_order(seen)
 
     async def ask() -> list[dragoman.Line]:
         texts = [f"t{i}" for i in range(12)] + ["bad"]
