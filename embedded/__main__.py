@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import redis
 from pydantic import ValidationError
@@ -60,9 +61,8 @@ def _serve(settings: Settings, console: Console) -> int:
         runner.start("server", [sys.executable, "-m", "app.main"], env)
         runner.start("worker", _worker_command(settings), env)
         console.stage("server and worker started")
-        threading.Thread(
-            target=_announce_ready, args=(console, settings.host, port), daemon=True
-        ).start()
+        url = local_url(settings.host, port)
+        threading.Thread(target=_announce_ready, args=(console, url), daemon=True).start()
         return runner.wait()
 
 
@@ -140,19 +140,23 @@ def _worker_command(settings: Settings) -> list[str]:
     ]
 
 
-def _announce_ready(console: Console, host: str, port: int) -> None:
-    """Says where the service is, and what to try first, once GET /ready answers 200."""
+def local_url(host: str, port: int) -> str:
+    """By which this machine reaches a server that listens on `host`."""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-    while not _is_ready(address, port):
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def _announce_ready(console: Console, url: str) -> None:
+    """Says where the service is, and what to try first, once GET /ready answers 200."""
+    while not _is_ready(url):
         time.sleep(0.2)
-    url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
     console.stage(f"ready: {url} (API: {url}/docs); Ctrl-C stops it. Try:")
     request = ["-H", "content-type: application/json", "-d", _FIRST_REQUEST]
     console.write("dragoman", f"curl -s {url}/translate {shlex.join(request)}")
 
 
-def _is_ready(address: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(address, port, timeout=2)
+def _is_ready(url: str) -> bool:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2)
     try:
         connection.request("GET", "/ready")
         return connection.getresponse().status == http.HTTPStatus.OK

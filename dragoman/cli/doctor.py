@@ -244,7 +244,7 @@ def check_port(settings: "Settings") -> Finding:
         return Finding("port", "ok", f"{settings.port} on {settings.host} is free")
     except StartError as error:
         refusal = str(error)
-    url = f"http://{settings.host}:{settings.port}"
+    url = embedded.local_url(settings.host, settings.port)
     try:
         with Client(url, max_retries=0, timeout_s=5) as client:
             state = client.ready()

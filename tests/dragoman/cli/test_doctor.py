@@ -8,6 +8,7 @@ import pytest
 
 from dragoman.cli import doctor
 from tests.dragoman.cli.conftest import Run
+from tests.dragoman.servers import Reply, ScriptedServer
 
 
 @pytest.fixture
@@ -72,6 +73,21 @@ def test_a_running_dragoman_holds_its_port(found: Found, service_url: str) -> No
     _, findings = found(DRAGOMAN_PORT=service_url.rpartition(":")[2])
     assert findings["port"].level == "ok"
     assert "answers" in findings["port"].found
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("::", "::1")]
+)
+def test_so_does_one_that_listens_elsewhere(found: Found, host: str, address: str) -> None:
+    try:
+        server = ScriptedServer(address)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server.replies = [Reply(body={"status": "ok", "checks": {}})]
+    with server:
+        _, findings = found(DRAGOMAN_HOST=host, DRAGOMAN_PORT=str(server.port))
+    assert findings["port"].level == "ok"
+    assert findings["port"].found == f"a Dragoman answers at {server.url}"
 
 
 def test_odd_settings_are_named(found: Found) -> None:
