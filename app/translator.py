@@ -182,9 +182,10 @@ class Translator:
         self, source: str | None, target: str | None, detected: list[str]
     ) -> AdapterVersion:
         if target is None:
+            missing = "adapter, source and target are all" if source is None else "target is"
             raise InvalidError(
                 "name an adapter, or a target language (and a source, or 'auto'): "
-                f"adapter, source and target are all missing; {self._what_exists()}",
+                f"{missing} missing; {self._what_exists()}",
                 code="adapter_missing",
             )
         fitting = [

@@ -199,7 +199,8 @@ def test_an_adapter_of_another_base_is_refused(client: TestClient) -> None:
         ({"q": "x", "max_new_tokens": 99999}, "max_new_tokens_too_large", "1 to 1024"),
         ({"q": "x", "adapter": 3}, "invalid", "got 3"),
         ({"q": "x", "adapter": None}, "adapter_missing", "pirate"),
-        ({"q": "x", "adapter": None, "source": "en"}, "adapter_missing", "target"),
+        ({"q": "x", "adapter": None}, "adapter_missing", ": adapter, source and target are all missing"),
+        ({"q": "x", "adapter": None, "source": "en"}, "adapter_missing", ": target is missing"),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(
