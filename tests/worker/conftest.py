@@ -20,7 +20,7 @@ from core.jobs import ENDED, Job, JobStatus
 from core.queue import TRAINING_QUEUE, create_queue, send_training
 from core.settings import Settings
 from core.training_config import JobConfig
-from core.volume import Volume
+from core.volume import CHECKPOINTS, Volume
 from tests.tiny_models import make_tiny_model
 from worker.tasks import connect_store
 
@@ -91,7 +91,7 @@ class Jobs:
         *statuses: JobStatus,
         attempt: int = 0,
         min_step: int = 0,
-        timeout_s: float = 60,
+        timeout_s: float = 240,
     ) -> Job:
         """The job once it is in one of `statuses` (default: ended), at least that far."""
         deadline = time.monotonic() + timeout_s
@@ -102,6 +102,13 @@ class Jobs:
                 return job
             if job.status in ENDED or time.monotonic() > deadline:
                 raise AssertionError(f"{job.status} at step {job.progress.step}: {job.error}")
+            time.sleep(0.05)
+
+    def wait_until_swept(self, job_id: str) -> None:
+        """A job's checkpoints go just after it has ended."""
+        deadline = time.monotonic() + 60
+        while (self.volume.jobs / job_id / CHECKPOINTS).exists():
+            assert time.monotonic() < deadline
             time.sleep(0.05)
 
     def _save(self, rows: Sequence[Row]) -> Dataset:
@@ -162,7 +169,7 @@ class WorkerProcess:
     def log(self) -> str:
         return self._log.read_text()
 
-    def stop(self, timeout_s: float = 30) -> int:
+    def stop(self, timeout_s: float = 120) -> int:
         """SIGTERM, as a deploy does; the exit code."""
         self.process.terminate()
         return self.process.wait(timeout_s)

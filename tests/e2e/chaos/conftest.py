@@ -2,13 +2,11 @@
 
 import os
 import random
-import time
 from typing import Any
 
 import pytest
 
 from core.settings import Settings
-from core.volume import CHECKPOINTS
 from tests.worker.conftest import (
     SHORT,
     Jobs,
@@ -57,11 +55,3 @@ def chance() -> random.Random:
 def wait_for(jobs: Jobs, ids: list[str], timeout_s: float = 600) -> None:
     for job_id in ids:
         jobs.wait(job_id, timeout_s=timeout_s)
-
-
-def wait_until_swept(jobs: Jobs, job_id: str) -> None:
-    """A job's checkpoints go just after it has ended."""
-    deadline = time.monotonic() + 10
-    while (jobs.volume.jobs / job_id / CHECKPOINTS).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

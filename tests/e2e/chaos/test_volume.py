@@ -11,7 +11,7 @@ import pytest
 from core.jobs import JobStatus
 from core.settings import Settings
 from core.volume import Volume
-from tests.e2e.chaos.conftest import config, faults, wait_until_swept
+from tests.e2e.chaos.conftest import config, faults
 from tests.e2e.chaos.tally import Tally, is_whole
 from tests.worker.conftest import Jobs, WorkerProcess
 
@@ -66,7 +66,7 @@ def test_full(
         assert is_whole(jobs.registry)
         assert jobs.registry.all() == []
         ballast.unlink()
-        wait_until_swept(jobs, job.id)
+        jobs.wait_until_swept(job.id)
     good = jobs.wait(jobs.create(config(12), adapter="full", is_sent=True).id, timeout_s=300)
     assert good.status == JobStatus.SUCCEEDED, worker.log
     assert list((volume.root / "staging").iterdir()) == []
