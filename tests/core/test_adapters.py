@@ -2,7 +2,6 @@
 
 import json
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,12 @@ from core.adapters import (
     WEIGHTS_FILE,
     AdapterRegistry,
     AdapterVersion,
-    Seal,
     check_adapter_name,
     content_sha256,
 )
 from core.errors import ConflictError, InvalidError, NotFoundError, ServiceError
-from core.prompt import SealedPrompt
 from core.volume import Volume
+from tests.seals import make_seal
 
 
 @pytest.fixture
@@ -32,21 +30,7 @@ def stage(folder: Path, job_id: str = "job") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text("{}")
     (folder / WEIGHTS_FILE).write_bytes(job_id.encode())
-    seal = Seal(
-        base_fingerprint="f" * 32,
-        base_model="base",
-        prompt=SealedPrompt(chat_template="{{ messages }}"),
-        stop_token_ids=[3],
-        source="en",
-        target="en-x-yoda",
-        dataset_id="d",
-        dataset_sha256="0" * 64,
-        dataset_rows=1,
-        job_id=job_id,
-        created_at=datetime.now(UTC),
-        config={},
-        content_sha256=content_sha256(folder),
-    )
+    seal = make_seal(job_id=job_id, content_sha256=content_sha256(folder))
     (folder / SEAL_FILE).write_text(seal.model_dump_json())
     return folder
 

@@ -1,33 +1,18 @@
 """Checkpoints come and go while they are looked for; what is not whole is not there."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from core.adapters import JOB_PREFIX, SEAL_FILE, Seal, check_adapter_name
+from core.adapters import JOB_PREFIX, SEAL_FILE, check_adapter_name
 from core.checkpoints import RECORD_FILE, CheckpointRecord, find_checkpoints
 from core.errors import InvalidError
-from core.prompt import SealedPrompt
 from core.volume import Volume
+from tests.seals import make_seal
 
 JOB = "job-0123456789abcdef"
-SEAL = Seal(
-    base_fingerprint="f",
-    base_model="a-base",
-    prompt=SealedPrompt(chat_template="{{ messages }}"),
-    stop_token_ids=[3],
-    source="en",
-    target="de",
-    dataset_id="ds-0",
-    dataset_sha256="0",
-    dataset_rows=1,
-    job_id=JOB,
-    created_at=datetime.now(UTC),
-    config={},
-    content_sha256="0",
-).model_dump_json()
+SEAL = make_seal(job_id=JOB).model_dump_json()
 
 Write = Callable[..., Path]
 

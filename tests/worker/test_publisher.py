@@ -1,17 +1,16 @@
 """What is published: rounded weights, a card with scores, and the current version."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from core.adapters import AdapterRegistry, Seal
+from core.adapters import AdapterRegistry
 from core.errors import InvalidError
 from core.jobs import Evaluation, Scores
-from core.prompt import SealedPrompt
 from core.volume import Volume
+from tests.seals import make_seal
 from worker.publisher import Publisher, adapter_card, round_lora
 from worker.training import Precision, TrainingResult, load_base
 
@@ -39,25 +38,6 @@ EVALUATION = Evaluation(
     reason="Made current: it is better.",
     signatures={"BLEU": "nrefs:1|tok:13a"},
 )
-
-
-def make_seal(evaluation: Evaluation | None = None) -> Seal:
-    return Seal(
-        base_fingerprint="f",
-        base_model="a-base",
-        prompt=SealedPrompt(system=None, template="{text}", chat_template="{{ messages }}"),
-        stop_token_ids=[3],
-        source="en",
-        target="en-x-yoda",
-        dataset_id="d",
-        dataset_sha256="0",
-        dataset_rows=180,
-        job_id="j",
-        created_at=datetime.now(UTC),
-        config={},
-        evaluation=evaluation,
-        content_sha256="0",
-    )
 
 
 @pytest.fixture
@@ -89,7 +69,7 @@ def test_weights_beyond_float16(model: PeftModel) -> None:
 
 
 def test_card_tells_the_scores() -> None:
-    card = adapter_card("yoda", make_seal(EVALUATION))
+    card = adapter_card("yoda", make_seal(evaluation=EVALUATION))
     assert card.startswith("---\nlibrary_name: peft\nbase_model: a-base\n---\n# yoda\n")
     assert (
         "\n| bare base | 18.2 | 65.8 |\n| yoda@1 | 41.0 | 70.0 |\n| this version | 57.1 | 75.1 |\n"
@@ -102,7 +82,7 @@ def test_card_tells_the_scores() -> None:
 
     first = EVALUATION.model_copy(update={"against": "base", "current": None})
     assert "| bare base | 18.2 | 65.8 |\n| this version | " in adapter_card(
-        "yoda", make_seal(first)
+        "yoda", make_seal(evaluation=first)
     )
     assert "Evaluation" not in adapter_card("yoda", make_seal())
 

@@ -2,7 +2,6 @@
 
 import queue
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import load_base_model
 from app.engine.model import BaseModel
 from app.engine.sequence import SamplingParams, Sequence, Update
-from core.adapters import WEIGHTS_FILE, AdapterVersion, Seal, content_sha256
+from core.adapters import WEIGHTS_FILE, AdapterVersion, content_sha256
 from core.base_model import NF4_CONFIG
-from core.prompt import SealedPrompt
+from tests.seals import make_seal
 
 LIMITS = EngineLimits(
     max_running=32,
@@ -79,21 +78,7 @@ def make_adapter(
 
 def as_version(path: Path, name: str, number: int = 1) -> AdapterVersion:
     has_weights = (path / WEIGHTS_FILE).exists()
-    seal = Seal(
-        base_fingerprint="f",
-        base_model="tiny",
-        prompt=SealedPrompt(chat_template="{{ messages[0]['content'] }}"),
-        stop_token_ids=[],
-        source="en",
-        target="de",
-        dataset_id="ds-0",
-        dataset_sha256="0",
-        dataset_rows=1,
-        job_id="j",
-        created_at=datetime.now(UTC),
-        config={},
-        content_sha256=content_sha256(path) if has_weights else "0",
-    )
+    seal = make_seal(stop_token_ids=[], content_sha256=content_sha256(path) if has_weights else "0")
     return AdapterVersion(name=name, version=number, path=path, seal=seal)
 
 
