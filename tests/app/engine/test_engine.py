@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,35 @@ def copy_adapter(source: AdapterVersion, folder: Path, name: str) -> AdapterVers
     return as_version(folder / name, name)
 
 
-def wait_until(condition: "threading.Event | object", timeout_s: float = 10) -> None:
+@contextmanager
+def held(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within, no further step is computed."""
+    go, run = threading.Event(), engine._forward.run
+
+    def run_later(*args: object) -> torch.Tensor:
+        assert go.wait(60)
+        return run(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._forward, "run", run_later)
+        try:
+            yield
+        finally:
+            go.set()
+
+
+def slow_down(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred steps take a second now, whatever the processor."""
+    run = engine._forward.run
+
+    def run_slowly(*args: object) -> torch.Tensor:
+        time.sleep(0.01)
+        return run(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine._forward, "run", run_slowly)
+
+
+def wait_until(condition: "threading.Event | object", timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -104,14 +133,15 @@ def test_more_adapters_than_room_all_get_their_turn(tiny: Tiny, tmp_path: Path) 
 
 
 def test_an_adapter_that_finds_no_room_in_time_is_refused_as_busy(
-    tiny: Tiny, tmp_path: Path
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start_engine(load_nf4(tiny.folder), lora_width=8, adapter_wait_s=0.2)
+    slow_down(engine, monkeypatch)
     try:
         # Rank 8 holds every column for as long as it runs.
         holder = make_request(PROMPT, tiny.adapters[2], max_new_tokens=400, streaming=True)
         engine.submit(holder.sequence)
-        holder.updates.get(timeout=10)
+        holder.updates.get(timeout=60)
         late = make_request(PROMPT, tiny.adapters[0], max_new_tokens=1)
         engine.submit(late.sequence)
         error = late.result().error
@@ -207,13 +237,16 @@ def test_weights_that_nobody_fetches_do_not_stay(tiny: Tiny) -> None:
         engine.stop()
 
 
-def test_few_adapters_are_read_ahead_of_room(tiny: Tiny, tmp_path: Path) -> None:
+def test_few_adapters_are_read_ahead_of_room(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = start_engine(load_nf4(tiny.folder), lora_width=8)
+    slow_down(engine, monkeypatch)
     try:
         # Rank 8 holds every column for as long as it runs.
         holder = make_request(PROMPT, tiny.adapters[2], max_new_tokens=400, streaming=True)
         engine.submit(holder.sequence)
-        holder.updates.get(timeout=10)
+        holder.updates.get(timeout=60)
         others = [copy_adapter(tiny.adapters[0], tmp_path, f"n{i}") for i in range(20)]
         requests = [make_request(PROMPT, other, max_new_tokens=2) for other in others]
         engine.submit(*(r.sequence for r in requests))
@@ -236,35 +269,47 @@ def test_a_flood_does_not_starve_another_adapter(tiny: Tiny) -> None:
         flood = [make_request(PROMPT, tiny.adapters[0], max_new_tokens=8) for _ in range(100)]
         engine.submit(*(r.sequence for r in flood))
         late = make_request(PROMPT, tiny.adapters[1], max_new_tokens=8)
+        tell = late.sequence.sink
+        waiting: list[int] = []
+
+        def note(update: Update) -> None:
+            waiting.append(engine.stats().num_waiting)
+            tell(update)
+
+        late.sequence.sink = note
         engine.submit(late.sequence)
         late.result()
-        assert engine.stats().num_waiting > 50, "it waited behind the flood"
+        assert waiting[-1] > 50, "it waited behind the flood"
         for request in flood:
             assert request.result().finish_reason is FinishReason.LENGTH
     finally:
         engine.stop()
 
 
-def test_cancel_frees_the_place_within_a_step(engine: Engine, tiny: Tiny) -> None:
+def test_cancel_frees_the_place_within_a_step(
+    engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = engine.stats().num_free_cache_tokens
     request = make_request(PROMPT, tiny.adapters[0], max_new_tokens=400, streaming=True)
     engine.submit(request.sequence)
-    request.updates.get(timeout=10)
-    steps = engine.stats().num_steps
-    engine.cancel(request.sequence)
+    request.updates.get(timeout=60)
+    with held(engine, monkeypatch):
+        steps = engine.stats().num_steps
+        engine.cancel(request.sequence)
     wait_until(lambda: engine.stats().num_running == 0)
     assert engine.stats().num_steps <= steps + 3
     assert engine.stats().num_free_cache_tokens == free
     assert engine.stats().num_cancelled == 1
 
 
-def test_cancel_while_waiting(tiny: Tiny) -> None:
+def test_cancel_while_waiting(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = start_engine(load_nf4(tiny.folder), max_running=1)
     try:
         running = make_request(PROMPT, None, max_new_tokens=60)
         waiting = make_request(PROMPT, None, max_new_tokens=60)
-        engine.submit(running.sequence, waiting.sequence)
-        engine.cancel(waiting.sequence)
+        with held(engine, monkeypatch):
+            engine.submit(running.sequence, waiting.sequence)
+            engine.cancel(waiting.sequence)
         running.result()
         wait_until(lambda: engine.stats().num_waiting == 0)
         assert waiting.updates.empty()
@@ -347,7 +392,7 @@ def test_streaming_gives_each_token_and_the_whole_at_the_end(engine: Engine, tin
     engine.submit(request.sequence)
     parts: list[int] = []
     while True:
-        update = request.updates.get(timeout=10)
+        update = request.updates.get(timeout=60)
         if update.finish_reason is not None:
             break
         parts += update.token_ids
