@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.datastructures import FormData, UploadFile
 
 from core.errors import InvalidError, MalformedError, ServiceError
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+_MAX_FAULTS = 1000  # to list a million takes seconds, in which nobody else is answered
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -54,8 +56,41 @@ def validate(model: type[_Model], values: Any) -> _Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)]
-        raise RequestValidationError(faults, body=values) from error
+        raise RequestValidationError(faults_of(error, values, "body"), body=values) from error
+
+
+def faults_of(error: ValidationError, values: Any, *where: str) -> list[dict[str, Any]]:
+    """What RequestValidationError takes: the faults of `values`, which are at `where`, by their places in them.
+
+    pydantic names the kinds that a value may be as if they were its fields, and says of each why the value is not that;
+    here only the kinds are heard that fit it best. Raises InvalidError for more faults than are worth a list.
+    """
+    if error.error_count() > _MAX_FAULTS:
+        raise InvalidError(
+            f"{'.'.join(where)}: {error.error_count():,} values are not valid, or not known; at most "
+            f"{_MAX_FAULTS:,} are told one by one"
+        )
+    faults = [(_place(e, values), e) for e in error.errors(include_url=False)]
+    above = {place[:i] for place, _ in faults for i in range(len(place))}
+    fitting = {place for place, e in faults if not e["type"].endswith("_type")}
+    return [
+        {**e, "loc": (*where, *place)}
+        for place, e in faults
+        if place == e["loc"]
+        or (place not in above and (place not in fitting or not e["type"].endswith("_type")))
+    ]
+
+
+def _place(fault: ErrorDetails, values: Any) -> tuple[int | str, ...]:
+    place: list[int | str] = []
+    for part in fault["loc"]:
+        try:
+            values = values[part]
+        except (LookupError, TypeError):  # the name of a kind, unless it is what is missing
+            if fault["type"] != "missing" or part != fault["loc"][-1]:
+                continue
+        place.append(part)
+    return tuple(place)
 
 
 async def read_fields(request: Request) -> Any:

@@ -3,6 +3,7 @@
 import errno
 import http
 import logging
+import re
 from typing import Any
 
 import redis
@@ -106,7 +107,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return problem(request, 400, "malformed", f"the body is not JSON: {faults[0]['msg']}")
-    errors = [{"loc": [_safe(p) for p in f["loc"]], "msg": f["msg"]} for f in faults]
+    errors = [{"loc": [_safe(p) for p in f["loc"]], "msg": _message(f)} for f in faults]
     return problem(request, 422, "invalid", "; ".join(map(_describe, faults[:10])), errors=errors)
 
 
@@ -160,7 +161,15 @@ def _describe(fault: dict[str, Any]) -> str:
     place = ".".join(str(_safe(p)) for p in fault["loc"] if p != "body") or "body"
     value = fault.get("input")
     shown = "" if fault["type"] == "missing" else f" (got {_shorten(value)})"
-    return f"{place}: {fault['msg']}{shown}"
+    return f"{place}: {_message(fault)}{shown}"
+
+
+def _message(fault: dict[str, Any]) -> str:
+    message = str(fault["msg"])
+    if isinstance(fault.get("input"), str):
+        # Of a text that is checked for more than its length, pydantic tells the length in items.
+        return re.sub(r" item(s?) after validation", r" character\1", message)
+    return message
 
 
 def _shorten(value: Any) -> str:

@@ -33,7 +33,7 @@ class RequestBody(BaseModel):
 class TranslateRequest(RequestBody):
     """LibreTranslate's request, plus how to decode. Name an `adapter`, or a language pair that chooses one."""
 
-    q: Text | list[Text] = Field(
+    q: Text | Annotated[list[Text], Field(fail_fast=True)] = Field(
         description="one text, or a list of them", examples=["The Force is strong in you!"]
     )
     adapter: Text | None = Field(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile as StarletteUploadFile
 
 from app.deps import DatasetsDep, JobsDep, ServingDep, SettingsDep, TokenCounterDep, VolumeDep
-from app.forms import parse_json
+from app.forms import faults_of, parse_json
 from app.ingestion.ingest import CountTokens, OnError, Upload, ingest
 from app.ingestion.mapping import parse_mapping
 from app.preview import RenderedRow, render_rows
@@ -132,8 +132,7 @@ def _parse_config(text: str) -> JobConfig:
     try:
         return JobConfig.model_validate(values)
     except ValidationError as error:
-        where = ("query", "adapter_config")
-        faults = [{**e, "loc": (*where, *e["loc"])} for e in error.errors(include_url=False)]
+        faults = faults_of(error, values, "query", "adapter_config")
         raise RequestValidationError(faults) from error
 
 

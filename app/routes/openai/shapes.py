@@ -47,7 +47,7 @@ class TextContent(Call):
 
 class Message(Call):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextContent] | None = None
+    content: Text | Annotated[list[TextContent], Field(fail_fast=True)] | None = None
 
     @property
     def text(self) -> str:

@@ -130,13 +130,15 @@ def test_how_many_rows_is_bounded(client: TestClient, dataset_id: str) -> None:
         ({"prompt": {"template": "no place"}}, ["prompt", "template"]),
         ({"prompt": {"system": "\ud800"}}, ["prompt", "system"]),
         ({"preset": "none"}, ["preset"]),
+        ({"evaluation": {"holdout": "many"}}, ["evaluation", "holdout"]),
+        ({"lora": {"target_modules": [1]}}, ["lora", "target_modules", 0]),
         ([], []),
         ("null", []),
         ("NaN", []),
     ],
 )
 def test_a_config_that_cannot_be_is_located(
-    client: TestClient, dataset_id: str, config: Any, loc: list[str]
+    client: TestClient, dataset_id: str, config: Any, loc: list[str | int]
 ) -> None:
     response = preview(client, dataset_id, config)
     assert response.status_code == 422
