@@ -24,20 +24,21 @@ def submit_job(
     cannot take the config.
     """
     check_config(services, wanted.adapter, wanted.config)
-    dataset = services.datasets.get(wanted.dataset_id)
     hidden_size = services.require_serving().engine.hidden_size
-    job = Job(
-        id=f"job-{secrets.token_hex(8)}",
-        adapter=wanted.adapter,
-        dataset_id=dataset.id,
-        priority=wanted.priority,
-        config=wanted.config.settled(num_rows=dataset.rows, hidden_size=hidden_size),
-        metadata=metadata or {},
-        created_at=datetime.now(UTC),
-    )
-    made = services.jobs.create(
-        job, max_queued=services.settings.max_queued_jobs, idempotency_key=idempotency_key
-    )
+    with services.jobs.dataset_lock(wanted.dataset_id):
+        dataset = services.datasets.get(wanted.dataset_id)
+        job = Job(
+            id=f"job-{secrets.token_hex(8)}",
+            adapter=wanted.adapter,
+            dataset_id=dataset.id,
+            priority=wanted.priority,
+            config=wanted.config.settled(num_rows=dataset.rows, hidden_size=hidden_size),
+            metadata=metadata or {},
+            created_at=datetime.now(UTC),
+        )
+        made = services.jobs.create(
+            job, max_queued=services.settings.max_queued_jobs, idempotency_key=idempotency_key
+        )
     if made.id == job.id:
         services.send(job.id)
     return made

@@ -2,7 +2,8 @@
 
 Keys: `dragoman:job:{id}` (hash), `…:lease` (fencing token, expires), `…:events` (stream), `dragoman:jobs` (all ids by
 creation time), `dragoman:jobs:open` (ids of jobs that have not ended), `dragoman:jobs:queue:{device}` (ids of queued
-jobs by priority, then age), `dragoman:jobs:durations` (seconds that the newest finished jobs took).
+jobs by priority, then age), `dragoman:jobs:durations` (seconds that the newest finished jobs took),
+`dragoman:dataset:{id}:lock`.
 
 A worker holds a job by a lease that it must renew. Its fencing token (Kleppmann 2016, "How to do distributed locking")
 changes with every claim and every sweep, so a worker that was given up can no longer write.
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 from redis import Redis
+from redis.lock import Lock
 
 from core import job_scripts
 from core.errors import ConflictError, NotFoundError, UnavailableError
@@ -46,6 +48,7 @@ _SERVING = "dragoman:serving"
 _DEVICES = ("auto", "cpu", "cuda")
 _NUM_DURATIONS = 20
 _RESEND_AFTER_S = 5.0
+_LOCK_S = 30.0  # after which it is free, should its holder have been killed
 # Priority goes before age, which is in seconds.
 _PRIORITY_SCORES = {Priority.HIGH: 0, Priority.NORMAL: 10**10, Priority.LOW: 2 * 10**10}
 
@@ -162,6 +165,14 @@ class JobStore:
     def uses_dataset(self, dataset_id: str) -> bool:
         """Whether a job that has not ended trains on it."""
         return any(job.dataset_id == dataset_id for job in self._present(self._open_ids()))
+
+    def dataset_lock(self, dataset_id: str) -> Lock:
+        """To be held from the look at a dataset until a job on it is recorded, or it is deleted: never both at once."""
+        name = f"dragoman:dataset:{dataset_id}:lock"
+        lock: Lock = self._redis.lock(
+            name, timeout=_LOCK_S, sleep=0.01, raise_on_release_error=False
+        )
+        return lock
 
     def cancel(self, job_id: str, *, publish: bool = False) -> Job:
         """Ends a waiting job at once; a claimed one becomes `cancelling` until its worker has stopped.

@@ -118,12 +118,13 @@ def preview_dataset(
 def delete_dataset(dataset_id: str, store: DatasetsDep, jobs: JobsDep) -> None:
     """Delete a dataset that no unfinished job needs."""
     store.get(dataset_id)
-    if jobs.uses_dataset(dataset_id):
-        raise ConflictError(
-            f"dataset {dataset_id!r} is in use by a job that has not ended; cancel it or wait",
-            code="dataset_in_use",
-        )
-    store.delete(dataset_id)
+    with jobs.dataset_lock(dataset_id):
+        if jobs.uses_dataset(dataset_id):
+            raise ConflictError(
+                f"dataset {dataset_id!r} is in use by a job that has not ended; cancel it or wait",
+                code="dataset_in_use",
+            )
+        store.delete(dataset_id)
 
 
 def _parse_config(text: str) -> JobConfig:
