@@ -1,5 +1,6 @@
 """Datasets over HTTP: upload, list, look at, preview, delete."""
 
+from functools import lru_cache
 from itertools import islice
 from typing import Annotated
 
@@ -108,7 +109,7 @@ def preview_dataset(
         islice(store.rows(dataset_id), n),
         config,
         tokenizer=serving.model.tokenizer,
-        hold_out=HoldOut.choose(store.prompts(dataset_id), config.evaluation.holdout or 0),
+        hold_out=_hold_out(store, dataset_id, config.evaluation.holdout or 0),
         max_tokens=serving.engine.max_tokens,
     )
     return list(rendered)
@@ -125,6 +126,12 @@ def delete_dataset(dataset_id: str, store: DatasetsDep, jobs: JobsDep) -> None:
                 code="dataset_in_use",
             )
         store.delete(dataset_id)
+
+
+@lru_cache(maxsize=32, typed=True)
+def _hold_out(store: DatasetStore, dataset_id: str, holdout: int | float) -> HoldOut:
+    """Reads all prompts, once: an id is of the same rows for ever. 0.5 s for 100,000 of 130 characters."""
+    return HoldOut.choose(store.prompts(dataset_id), holdout)
 
 
 def _parse_config(text: str) -> JobConfig:

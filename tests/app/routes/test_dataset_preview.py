@@ -1,7 +1,9 @@
 """Through the real application: the tokenizer and the chat template of the embedded base model."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -111,6 +113,29 @@ def test_rows_that_are_held_out_are_marked(
     held = HoldOut.choose(prompts, holdout)
     assert [row["held_out"] for row in rows] == [held.holds(p) for p in prompts[:100]]
     assert 0 < sum(row["held_out"] for row in rows) < 100
+
+
+def test_rows_are_read_once_for_what_is_held_out(
+    client: TestClient, dataset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = client.app.state.services.datasets  # type: ignore[attr-defined]
+    prompts, num_reads = store.prompts, Counter[str]()
+
+    def counted(dataset_id: str) -> Iterator[str]:
+        num_reads[dataset_id] += 1
+        return prompts(dataset_id)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(store, "prompts", counted)
+    for holdout in (7, 0.07, 1, 7, 0.07):
+        held = [
+            row["held_out"]
+            for row in preview(
+                client, dataset_id, {"evaluation": {"holdout": holdout}}, n=100
+            ).json()
+        ]
+        choice = HoldOut.choose(prompts(dataset_id), holdout)
+        assert held == [choice.holds(p) for p in islice(prompts(dataset_id), 100)]
+    assert num_reads[dataset_id] == 3
 
 
 def test_how_many_rows_is_bounded(client: TestClient, dataset_id: str) -> None:
