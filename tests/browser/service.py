@@ -2,14 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
+
+from embedded.__main__ import claim_port
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_S = 180
@@ -22,9 +24,7 @@ class Service:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = claim_port("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._port}/"
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
@@ -85,6 +85,11 @@ class Service:
             return self.client.get("/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+
+def once(name: str) -> str:
+    """A name for an adapter of this try alone: a second one finds the service as the first has left it."""
+    return f"{name}-{uuid4().hex[:6]}"
 
 
 def wait_until(condition: Any, timeout_s: float, message: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Response, expect
 
 from tests.browser.chromium import TIMEOUT_MS
-from tests.browser.service import Service, wait_until
+from tests.browser.service import Service, once, wait_until
 
 ROWS = "prompt,completion\n" + "".join(f"I see {i} birds.,{i} birds I see.\n" for i in range(60))
 SEVERAL = re.compile(r"^([3-9]|\d\d+)$")
@@ -33,7 +33,7 @@ def _leave_no_job(service: Service) -> Iterator[None]:
     for job in service.get("/jobs"):
         path = f"/jobs/{job['id']}"
         wait_until(
-            lambda path=path: service.get(path)["finished_at"] is not None, 60, "it does not end"
+            lambda path=path: service.get(path)["finished_at"] is not None, 180, "it does not end"
         )
         service.client.delete(path)
 
@@ -95,7 +95,8 @@ def test_the_list_follows_and_filters(page: Page, service: Service) -> None:
 def test_a_job_is_paused_and_tried_and_resumed_and_what_it_learnt_is_kept(
     page: Page, service: Service
 ) -> None:
-    job = service.train("halted", ROWS, num_train_epochs=500)
+    name = once("halted")
+    job = service.train(name, ROWS, num_train_epochs=500)
     page.goto(f"#/jobs/{job}")
     plot = page.get_by_role("slider", name="Loss").first
     expect(plot).to_have_attribute("aria-valuemax", SEVERAL)
@@ -105,7 +106,7 @@ def test_a_job_is_paused_and_tried_and_resumed_and_what_it_learnt_is_kept(
     assert paused_at > 0  # its curve stays to be seen
     step = service.get(f"/jobs/{job}")["checkpoints"][0]["step"]
     page.get_by_role("link", name=f"Try its newest checkpoint (step {step})").click()
-    expect(page.get_by_role("checkbox", name=f"paused: halted, step {step}")).to_be_checked()
+    expect(page.get_by_role("checkbox", name=f"paused: {name}, step {step}")).to_be_checked()
     page.get_by_role("textbox", name="Text to translate").fill("I see 7 birds.")
     page.get_by_role("button", name="Translate", exact=True).click()
     answer = page.locator(f'.result[data-ref="job:{job}"]')
@@ -118,7 +119,7 @@ def test_a_job_is_paused_and_tried_and_resumed_and_what_it_learnt_is_kept(
     page.get_by_label("Judge and publish").check()
     page.get_by_role("dialog").get_by_role("button", name="Cancel job").click()
     expect(page.get_by_role("link", name="Translate with it")).to_be_visible()
-    assert service.get("/adapters/halted")["versions"] == [1]
+    assert service.get(f"/adapters/{name}")["versions"] == [1]
 
 
 def test_the_curve_can_be_read_zoomed_and_smoothed(page: Page, service: Service) -> None:
