@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_the_job_running(service_url: str, client: dragoman.Client
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
     job = client.jobs.list(adapter="cli-left")[0]
     assert f"dragoman jobs follow {job.id} --url {service_url}" in said
     assert "Traceback" not in said
