@@ -68,6 +68,7 @@ def show(session: Session, ref: Ref) -> None:
 
 def show_version(session: Session, version: AdapterVersion) -> None:
     seal = version.seal
+    dataset_id = seal.get("dataset_id")  # empty where it was trained elsewhere
     session.out.fields(
         [
             ("version", f"{version.ref}{' (current)' if version.current else ''}"),
@@ -77,7 +78,7 @@ def show_version(session: Session, version: AdapterVersion) -> None:
             ("base model", seal.get("base_model")),
             ("created", seal.get("created_at")),
             ("job", seal.get("job_id")),
-            ("dataset", f"{seal.get('dataset_id')}, {seal.get('dataset_rows')} pairs"),
+            ("dataset", dataset_id and f"{dataset_id}, {seal.get('dataset_rows')} rows"),
         ]
     )
     if seal.get("evaluation"):

@@ -8,7 +8,7 @@ import typer
 
 from dragoman.cli.session import Session, command
 from dragoman.cli.train import build_config
-from dragoman.cli.upload import ColumnOption, EncodingOption, SkipOption, show_faults
+from dragoman.cli.upload import ColumnOption, EncodingOption, SkipOption, num_rows, show_faults
 from dragoman.cli.upload import upload as send
 
 app = typer.Typer(help="Datasets: upload once, train often.", no_args_is_help=True)
@@ -24,7 +24,7 @@ def list_datasets(session: Session) -> None:
         session.out.json(datasets)
         return
     session.out.table(
-        ["dataset", "name", "format", "pairs", "tokens", "created"],
+        ["dataset", "name", "format", "rows", "tokens", "created"],
         [
             (
                 d.id,
@@ -52,12 +52,12 @@ def show(session: Session, dataset_id: DatasetId) -> None:
             ("dataset", dataset.id),
             ("name", dataset.name),
             ("format", dataset.format),
-            ("pairs", dataset.rows),
+            ("rows", num_rows(dataset)),
             ("columns", ", ".join(f"{side}: {name}" for side, name in dataset.mapping.items())),
             ("created", dataset.created_at),
             ("dropped", report.unusable or None),
             ("duplicates", report.duplicates or None),
-            ("tokens", tokens and f"{tokens.total} ({tokens.min} to {tokens.max} a pair)"),
+            ("tokens", tokens and f"{tokens.total} ({tokens.min} to {tokens.max} a row)"),
         ]
     )
     show_faults(session, report)
@@ -74,7 +74,7 @@ def upload(
     skip_errors: SkipOption = False,
     encoding: EncodingOption = None,
 ) -> None:
-    """Upload a file of text pairs; every faulty line is told."""
+    """Upload a file of text pairs or conversations; every faulty line is told."""
     dataset = send(
         session, file, column=column, skip_errors=skip_errors, encoding=encoding, name=name
     )

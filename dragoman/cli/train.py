@@ -10,7 +10,7 @@ import typer
 from dragoman.cli.exit_codes import WrongUsageError
 from dragoman.cli.follow import follow
 from dragoman.cli.session import Session, command
-from dragoman.cli.upload import ColumnOption, EncodingOption, SkipOption, upload
+from dragoman.cli.upload import ColumnOption, EncodingOption, SkipOption, num_rows, upload
 
 
 class _Priority(StrEnum):
@@ -28,7 +28,9 @@ def train(
     file: Annotated[
         Path | None,
         typer.Argument(
-            exists=True, dir_okay=False, help="text pairs: JSONL, JSON, CSV, TSV, TMX or Parquet"
+            exists=True,
+            dir_okay=False,
+            help="pairs or conversations: JSONL, JSON, CSV, TSV, TMX, Parquet",
         ),
     ] = None,
     *,
@@ -69,6 +71,8 @@ def train(
             set_value(settings, key, value)
     if (file is None) == (dataset is None):
         raise WrongUsageError("give either a FILE or --dataset")
+    if file is None and (column or skip_errors or encoding):
+        raise WrongUsageError("--column, --skip-errors and --encoding are for a FILE")
     if file is not None:
         data = upload(
             session, file, column=column, skip_errors=skip_errors, encoding=encoding, name=None
@@ -88,7 +92,7 @@ def train(
             out.say(job.id)
             out.note(f"follow it: {session.hint(f'jobs follow {job.id}')}")
         return
-    out.note(f"{job.id}: trains {adapter} on {data.rows} pairs; Ctrl-C leaves it running")
+    out.note(f"{job.id}: trains {adapter} on {num_rows(data)}; Ctrl-C leaves it running")
     first = data.preview[0].get("prompt") if data.preview else None
     follow(session, job.id, example=first)
 

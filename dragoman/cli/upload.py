@@ -46,9 +46,15 @@ def upload(
             out.note("mend these lines, or leave them out with --skip-errors")
         raise
     sides = ", ".join(f"{side}: {column}" for side, column in dataset.mapping.items())
-    out.note(f"{file}: {dataset.rows} pairs, {dataset.format} ({sides}), dataset {dataset.id}")
+    out.note(f"{file}: {num_rows(dataset)}, {dataset.format} ({sides}), dataset {dataset.id}")
     show_faults(session, dataset.report)
     return dataset
+
+
+def num_rows(dataset: Dataset) -> str:
+    """`40 pairs`, or what else its rows are."""
+    noun = "conversation" if "messages" in dataset.mapping else "pair"
+    return f"{dataset.rows} {noun}{'' if dataset.rows == 1 else 's'}"
 
 
 def show_faults(session: Session, report: DatasetReport) -> None:

@@ -29,6 +29,17 @@ def test_a_dataset_comes_and_goes(at: Run, tmp_path: Path) -> None:
     assert at("datasets", "show", dataset_id).code == 4
 
 
+def test_conversations_are_not_called_pairs(at: Run, tmp_path: Path) -> None:
+    path = tmp_path / "talks.json"
+    turns = [("human", "I am tall."), ("gpt", "Tall, I am.")] * 2
+    talk = {"conversations": [{"from": who, "value": text} for who, text in turns]}
+    path.write_text(json.dumps([talk]))
+    ran = at("datasets", "upload", str(path))
+    assert "talks.json: 1 conversation, json (messages: conversations)" in ran.err
+    dataset_id = ran.out.strip()
+    assert "rows:       1 conversation\n" in at("datasets", "show", dataset_id).out
+
+
 def test_odd_columns(at: Run, tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("a,b\nx,y\n")

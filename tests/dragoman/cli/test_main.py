@@ -42,6 +42,7 @@ def test_version(run: Run) -> None:
         ["translate", "x", "--temperature", "hot"],
         ["train", "/no/such/file.csv", "-a", "x"],
         ["train", "-a", "x"],
+        ["train", "-a", "x", "--dataset", "ds-1", "--skip-errors"],
         ["adapters", "promote", "yoda"],
         ["adapters", "show", "yoda@x"],
         ["adapters", "traffic", "yoda", "half"],
