@@ -85,8 +85,9 @@ class TrainingSection(_Section):
     and not by `save_steps`, `early_stopping_patience` is off, `assistant_only_loss` is as `completion_only_loss`; `bf16`
     and `fp16` are as the device can; `gradient_checkpointing` is on where memory asks for it.
 
-    `auto_find_batch_size`: after an out-of-memory the run begins anew with batches of half as many rows and gradients
-    of twice as many batches accumulated, so that a step learns from the rows it was to learn from.
+    `auto_find_batch_size`: after an out-of-memory the run goes on from its newest checkpoint, or begins anew, with batches
+    of half as many rows (fewer, where half does not divide a step's) and gradients of more batches accumulated, so that a
+    step learns from the rows it was to learn from.
 
     What is trained on: every answer with `assistant_only_loss`, each row's last answer with `completion_only_loss`
     alone, everything with neither.
@@ -141,10 +142,13 @@ class TrainingSection(_Section):
         wanted = self.assistant_only_loss
         return self.completion_only_loss if wanted is None else wanted
 
+    @property
+    def rows_in_step(self) -> int:
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
     def in_batches_of(self, num_rows: int) -> Self:
         """With as many rows in a step as now, or as nearly as can be, in batches of `num_rows`."""
-        rows_in_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        num_batches = min(max(1, round(rows_in_step / num_rows)), _MAX_BATCHES_IN_STEP)
+        num_batches = min(max(1, round(self.rows_in_step / num_rows)), _MAX_BATCHES_IN_STEP)
         update = {
             "per_device_train_batch_size": num_rows,
             "gradient_accumulation_steps": num_batches,

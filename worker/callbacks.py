@@ -74,9 +74,10 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]
             append_metric(self._attempt, restart)
         if self._num_begun > 1:
             logger.warning(
-                "out of memory: training begins anew with batches of %d, %d in a step",
+                "out of memory: training begins anew with batches of %d, %d in a step, after step %d",
                 args.per_device_train_batch_size,
                 args.gradient_accumulation_steps,
+                state.global_step,
             )
         self._note_batch_size(args.per_device_train_batch_size)
         if args.device.type == "cuda":

@@ -89,13 +89,13 @@ class CheckpointFolder:
             if path not in kept:
                 self._volume.remove_folder(path)
 
-    def remove(self) -> None:
-        self._volume.remove_folder(self.path)
-
     def link_into(self, folder: Path) -> None:
-        """Shows transformers the checkpoints where it looks for the best one."""
+        """Shows transformers these checkpoints, and no others, where it looks for the best one and writes the next."""
+        for left in folder.glob("checkpoint-*"):
+            left.unlink() if left.is_symlink() else shutil.rmtree(left)
         for path in step_folders(self.path):
-            (folder / path.name.replace("step", "checkpoint")).symlink_to(path)
+            if self._read(path):
+                (folder / path.name.replace("step", "checkpoint")).symlink_to(path)
 
     def _publish(self, written: Path, record: Checkpoint, target: Path) -> Path:
         record.files = {p.name: p.stat().st_size for p in written.iterdir() if p.is_file()}
@@ -139,7 +139,8 @@ def restore_trained(model: PeftModel, path: Path) -> None:
 class Checkpointer(TrainerCallback):  # type: ignore[misc]
     """Saves every `interval_s` seconds, where the config names no steps, and before the run is interrupted.
 
-    `trainer` and `sealer` must be set before the run; `start` is the checkpoint that it goes on from.
+    `trainer` and `sealer` must be set before the run; `start` is the checkpoint that it goes on from. `find_newest` is
+    for the trainer, to go on from another one in the midst of the run.
     """
 
     trainer: SFTTrainer
@@ -161,22 +162,30 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]
         self._base_fingerprint = base_fingerprint
         self._interval_s = interval_s
         self._start = start
+        self._earlier_s = start.seconds if start else 0.0
         self._has_begun = False
         self._began_at_s = self._saved_at_s = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """That the run took so far, in all its attempts."""
-        return time.monotonic() - self._began_at_s + (self._start.seconds if self._start else 0.0)
+        return time.monotonic() - self._began_at_s + self._earlier_s
+
+    def find_newest(self) -> Path | None:
+        """The newest whole checkpoint; the run is to go on from there."""
+        found = self._folder.newest()
+        if found is None:
+            return None
+        path, self._start = found
+        return path
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if not self._has_begun:
             self._began_at_s = self._saved_at_s = time.monotonic()
-        elif state.global_step == 0:
-            self._folder.remove()  # they are of larger batches, which did not fit
         self._has_begun = True
+        self._folder.link_into(Path(args.output_dir))
         if self._start and state.global_step == self._start.step:
             # Trainer begins both sums anew: the next point would be the mean of fewer steps.
             self.trainer._tr_loss += self._start.unlogged_loss

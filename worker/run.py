@@ -222,6 +222,7 @@ class _Attempt:
                 callbacks=callbacks,
                 base_folder=self._base_folder,
                 eval_data=material.eval_data,
+                find_checkpoint=checkpointer.find_newest,
             )
             checkpointer.trainer = trainer
             checkpointer.sealer = sealer = self._sealer(trainer.model, config, material)
@@ -232,10 +233,7 @@ class _Attempt:
                 result = TrainingResult(**record.result)
                 self._note_batch_size(asked, result.batch_size)
                 return trainer.model, result
-            self._checkpoints.link_into(Path(scratch))
-            result = run_training(
-                trainer, Path(scratch) / f"checkpoint-{record.step}" if record else None
-            )
+            result = run_training(trainer, path)
             result = replace(result, seconds=checkpointer.seconds)
             if self._lease.confirm():
                 self._checkpoints.add_trained(trainer.model, result, attempt, sealer)

@@ -1,6 +1,7 @@
 """SFTTrainer with a leaner loss on CPUs, an exact held-out loss, and a batch size that is found without changing the steps."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,29 +41,52 @@ class EpochSampler(Sampler[int]):
 
 
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
-    """The same losses and gradients as SFTTrainer's. `training` is what its arguments were made from."""
+    """The same losses and gradients as SFTTrainer's.
+
+    `training` is what its arguments were made from; `find_checkpoint` gives the newest whole checkpoint of this run.
+    """
 
     control: TrainerControl
 
-    def __init__(self, *, training: TrainingSection, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        training: TrainingSection,
+        find_checkpoint: Callable[[], Path | None],
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self._training = training
+        self._find_checkpoint = find_checkpoint
 
     def _inner_training_loop(
-        self, batch_size: int, args: TrainingArguments, **options: Any
+        self,
+        batch_size: int,
+        args: TrainingArguments,
+        resume_from_checkpoint: str | None = None,
+        **options: Any,
     ) -> TrainOutput:
-        """With `auto_find_batch_size`, begins anew after an out-of-memory, with batches of half as many rows.
+        """With `auto_find_batch_size`, goes on after an out-of-memory, with batches of half as many rows or fewer.
 
-        By itself Trainer takes a tenth off, and each step then learns from fewer rows at the same rate; here more of
-        the smaller batches are accumulated. Raises ServiceError `out_of_memory` if not even one row fits.
+        From the newest checkpoint, whose step count means the same rows, or else anew. By itself Trainer takes a tenth
+        off, and each step then learns from fewer rows at the same rate; here more of the smaller batches are
+        accumulated. Raises ServiceError `out_of_memory` if not even one row fits.
         """
         if not args.auto_find_batch_size:
-            return super()._inner_training_loop(batch_size, args, **options)
-        num_rows = batch_size
+            return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, **options)
+        num_rows, checkpoint = batch_size, resume_from_checkpoint
 
-        def halve() -> int:
+        def lessen() -> int:
             nonlocal num_rows
-            num_rows //= 2
+            rows_in_step = self._training.rows_in_step
+            num_rows = next(
+                (
+                    fewer
+                    for fewer in range(num_rows // 2, 0, -1)
+                    if self._training.in_batches_of(fewer).rows_in_step == rows_in_step
+                ),
+                0,
+            )
             if not num_rows:
                 raise ServiceError(
                     "not even a batch of one row fits into memory: lower config.training.max_length, "
@@ -72,10 +96,18 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             return num_rows
 
         def train(num_rows: int) -> TrainOutput:
+            nonlocal checkpoint
+            if num_rows < batch_size:  # it has begun before, and ran out of memory
+                newest = self._find_checkpoint()
+                checkpoint = str(newest) if newest else checkpoint
+                if checkpoint:
+                    self._load_from_checkpoint(checkpoint)
             self._use_batches_of(num_rows)
-            return super(AdapterTrainer, self)._inner_training_loop(num_rows, args, **options)
+            return super(AdapterTrainer, self)._inner_training_loop(
+                num_rows, args, checkpoint, **options
+            )
 
-        output: TrainOutput = find_executable_batch_size(train, batch_size, halve)()
+        output: TrainOutput = find_executable_batch_size(train, batch_size, lessen)()
         return output
 
     def _use_batches_of(self, num_rows: int) -> None:
@@ -151,10 +183,10 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class CleanStart(TrainerCallback):  # type: ignore[misc]
-    """For `auto_find_batch_size`, which begins again with smaller batches: also from the first weights.
+    """For `auto_find_batch_size`, which may begin anew with smaller batches: also from the first weights.
 
-    Accelerate's retry goes on with the weights and the optimiser's state of the run that did not fit. Where the run
-    goes on from a checkpoint, these are the checkpoint's, whose optimiser Trainer loads anew.
+    Accelerate's retry goes on with the weights and the optimiser's state of the run that did not fit. Where it goes on
+    from a checkpoint, both are the checkpoint's already.
     """
 
     def __init__(self) -> None:
@@ -173,11 +205,12 @@ class CleanStart(TrainerCallback):  # type: ignore[misc]
         assert optimizer is not None
         # A checkpoint brings the size that it was made with, which may have been the one that did not fit.
         state.train_batch_size = args.per_device_train_batch_size
+        if state.global_step:
+            return
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self._first:
             self._first = {name: p.detach().clone() for name, p in trained.items()}
             return
         for name, parameter in trained.items():
             parameter.data.copy_(self._first[name])
-        if state.global_step == 0:
-            optimizer.state.clear()
+        optimizer.state.clear()

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +127,12 @@ def build_trainer(
     callbacks: list[TrainerCallback],
     base_folder: Path,
     eval_data: TrainingData | None = None,
+    find_checkpoint: Callable[[], Path | None] = lambda: None,
 ) -> SFTTrainer:
     """The trainer of a resolved `config`. Checkpoints go to `output_dir`, reports to the folder that it is in.
 
-    `base_folder` is where `model` was loaded from. Raises InvalidError `target_modules_invalid`, ServiceError
+    `base_folder` is where `model` was loaded from; `find_checkpoint` gives what a run goes on from that has run out of
+    memory, the newest whole checkpoint. Raises InvalidError `target_modules_invalid`, ServiceError
     `integration_missing` or `loftq_impossible`.
     """
     training = config.training
@@ -155,6 +158,7 @@ def build_trainer(
         callbacks=[*callbacks, *reporters],
         peft_config=lora,
         training=training,
+        find_checkpoint=find_checkpoint,
     )
     trainer.remove_callback(PrinterCallback)
     if training.auto_find_batch_size:

@@ -1,7 +1,7 @@
 """A run that was interrupted goes on as if nothing had happened; what is not whole is not used."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from core.jobs import Job
 from core.prompt import seal_prompt
 from core.volume import Volume
 from tests.worker.conftest import ROWS, Jobs
-from tests.worker.trainers import CPU, losses_of
+from tests.worker.trainers import CPU, OutOfMemory, losses_of
 from worker.checkpoints import Checkpoint, Checkpointer, CheckpointFolder, restore_trained
 from worker.lease import LeaseKeeper, StopRequest, WorkerStoppingError
 from worker.sealer import Sealer
@@ -72,7 +72,11 @@ class Runs:
         self._num_attempts = 0
 
     def attempt(
-        self, stop_at: int | None = None, *, interval_s: float | None = None
+        self,
+        stop_at: int | None = None,
+        *,
+        interval_s: float | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> tuple[SFTTrainer, TrainingResult | None]:
         """The result is None of a run that was stopped at `stop_at`."""
         self._num_attempts += 1
@@ -92,22 +96,21 @@ class Runs:
                 interval_s=interval_s,
                 start=start[1] if start else None,
             )
-            callbacks = [checkpointer, *([_StopAt(stop_at, stop)] if stop_at else [])]
-            trainer = self._build(callbacks=callbacks, **self._config)
+            stopper = [_StopAt(stop_at, stop)] if stop_at else []
+            trainer = self._build(callbacks=[checkpointer, *stopper, *callbacks], **self._config)
             trainer.args.output_dir = str(scratch)
+            trainer._find_checkpoint = checkpointer.find_newest
             checkpointer.trainer = trainer
             checkpointer.sealer = sealer_of(trainer, claim.job, self._jobs.volume)
-            self.folder.link_into(scratch)
-            checkpoint = scratch / f"checkpoint-{start[1].step}" if start else None
             try:
-                result = run_training(trainer, checkpoint)
+                result = run_training(trainer, start[0] if start else None)
             except WorkerStoppingError:
                 result = None
         self._jobs.store.release(claim)
         return trainer, result
 
     def forget(self) -> None:
-        self.folder.remove()
+        self._jobs.volume.remove_folder(self.folder.path)
 
     def steps(self) -> list[int]:
         return sorted(int(p.name.split("-")[1]) for p in self.folder.path.glob("step-*"))
@@ -163,6 +166,58 @@ def test_interrupted_run_equals_a_whole_one(
     assert result.first_loss == expected.first_loss
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(trainer)[name])
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"per_device_train_batch_size": 8},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 2},
+        {"packing": True, "max_length": 40, "per_device_train_batch_size": 4},
+    ],
+    ids=["rows", "accumulation", "packing"],
+)
+def test_out_of_memory_goes_on_from_the_newest(
+    runs: Callable[..., Runs], training: dict[str, Any]
+) -> None:
+    """Twice, in the midst of an epoch: nothing is lost but the steps since, and the curve is an undisturbed run's."""
+    training = TRAINING | {"num_train_epochs": 3, "save_steps": 3, "eval_steps": 4} | training
+    attempts = runs(eval_rows=ROWS[:8], training=training | {"auto_find_batch_size": True})
+    whole, expected = attempts.attempt()
+    assert expected
+    attempts.forget()
+    size = training["per_device_train_batch_size"]
+    late, later = OutOfMemory(size // 2, after_step=5), OutOfMemory(size // 4, after_step=8)
+    trainer, result = attempts.attempt(callbacks=[late, later])
+    assert result
+    assert late.began_at == [0, 3, 6]
+    assert result.batch_size == size // 4
+    assert trainer.args.gradient_accumulation_steps == 4 * whole.args.gradient_accumulation_steps
+    assert (result.num_steps, result.num_tokens) == (expected.num_steps, expected.num_tokens)
+    assert losses_of(trainer, "step") == losses_of(whole, "step")
+    for key in ("loss", "learning_rate", "eval_loss"):
+        assert losses_of(trainer, key) == pytest.approx(losses_of(whole, key), rel=1e-4)
+    assert result.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(trainer)[name], weight, rtol=1e-2, atol=1e-4)
+
+
+def test_out_of_memory_and_the_only_checkpoint_is_torn(runs: Callable[..., Runs]) -> None:
+    """Then it begins anew, as if there were none."""
+    training = TRAINING | {"save_steps": 2, "max_steps": 4, "auto_find_batch_size": True}
+    attempts = runs(training=training)
+    whole, _ = attempts.attempt()
+    attempts.forget()
+
+    class Torn(OutOfMemory):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            (attempts.folder.path / "step-2" / "optimizer.pt").write_bytes(b"torn")
+
+    memory = Torn(4, after_step=3)
+    trainer, result = attempts.attempt(callbacks=[memory])
+    assert result
+    assert memory.began_at == [0, 0]
+    assert losses_of(trainer) == pytest.approx(losses_of(whole), rel=1e-4)
 
 
 def test_early_stopping_goes_on(runs: Callable[..., Runs]) -> None:

@@ -17,6 +17,7 @@ from core.datasets import Exchange, Row
 from core.holdout import HoldOut
 from core.job_store import events_key
 from core.jobs import Job, JobStatus
+from core.metrics import read_curve
 from core.settings import Settings
 from tests.worker.conftest import ROWS, SHORT, Jobs
 from worker.job_log import LOG_FILE
@@ -244,12 +245,13 @@ class TestBatchSizeIsFound:
     )
 
     @pytest.fixture
-    def shorten(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def shorten(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         step = AdapterTrainer.training_step
 
-        def shorten(max_rows: int) -> None:
+        def shorten(max_rows: int, *, after_step: int = 0) -> None:
             def limited(self: AdapterTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
-                if self.args.per_device_train_batch_size > max_rows:
+                is_short = self.state.global_step >= after_step
+                if is_short and self.args.per_device_train_batch_size > max_rows:
                     torch.empty(2**60, dtype=torch.uint8)
                 return step(self, *args, **kwargs)
 
@@ -258,7 +260,7 @@ class TestBatchSizeIsFound:
         return shorten
 
     def test_record_says_what_is_used(
-        self, jobs: Jobs, worker_settings: Settings, shorten: Callable[[int], None]
+        self, jobs: Jobs, worker_settings: Settings, shorten: Callable[..., None]
     ) -> None:
         shorten(3)
         job = jobs.create(config(holdout=0) | {"training": self.TRAINING})
@@ -277,6 +279,26 @@ class TestBatchSizeIsFound:
         log = (jobs.volume.attempt(job.id, 1) / LOG_FILE).read_text()
         assert "out of memory: training begins anew with batches of 4, 2 in a step" in log
 
+    def test_late_in_a_run(
+        self, jobs: Jobs, worker_settings: Settings, shorten: Callable[..., None]
+    ) -> None:
+        """It goes on from its newest checkpoint; the curve has each step once."""
+        shorten(4, after_step=3)
+        training = self.TRAINING | {"max_steps": 6, "save_steps": 2}
+        job = jobs.create(config(holdout=0) | {"training": training})
+        train(worker_settings)
+        job = jobs.store.get(job.id)
+        assert (job.status, job.error) == (JobStatus.SUCCEEDED, None)
+        assert (job.progress.restarts, job.progress.step) == (1, 6)
+        assert self.WARNING.format(4, 2) in job.warnings
+        attempt = jobs.volume.attempt(job.id, 1)
+        assert [p.step for p in read_curve(attempt).train] == [1, 2, 3, 4, 5, 6]
+        told = [data for kind, data in events(jobs, job) if kind == "metrics"]
+        assert [e["restart_after_step"] for e in told if "restart_after_step" in e] == [0, 2]
+        assert [e["train"]["step"] for e in told if "train" in e] == [1, 2, 3, 3, 4, 5, 6]
+        line = "out of memory: training begins anew with batches of 4, 2 in a step, after step 2"
+        assert line in (attempt / LOG_FILE).read_text()
+
     def test_an_attempt_with_more_memory_takes_it_back(
         self, jobs: Jobs, worker_settings: Settings
     ) -> None:
@@ -291,7 +313,7 @@ class TestBatchSizeIsFound:
         assert not [text for text in job.warnings if "asked for" in text]
 
     def test_nothing_fits(
-        self, jobs: Jobs, worker_settings: Settings, shorten: Callable[[int], None]
+        self, jobs: Jobs, worker_settings: Settings, shorten: Callable[..., None]
     ) -> None:
         shorten(0)
         job = jobs.create(config(holdout=0) | {"training": self.TRAINING})
@@ -323,7 +345,7 @@ class TestInTheMidst:
     def test_cancel(self, jobs: Jobs, evaluating: tuple[Job, threading.Thread]) -> None:
         job, worker = evaluating
         assert jobs.store.cancel(job.id).status == JobStatus.CANCELLING
-        worker.join(30)
+        worker.join(120)
         ended = jobs.store.get(job.id)
         assert (ended.status, ended.evaluation) == (JobStatus.CANCELLED, None)
         assert jobs.registry.all() == []
@@ -331,7 +353,7 @@ class TestInTheMidst:
     def test_job_is_taken_away(self, jobs: Jobs, evaluating: tuple[Job, threading.Thread]) -> None:
         job, worker = evaluating
         jobs.store._redis.hincrby(f"dragoman:job:{job.id}", "fence", 1)
-        worker.join(30)
+        worker.join(120)
         assert not worker.is_alive()
         left = jobs.store.get(job.id)
         assert (left.status, left.evaluation) == (JobStatus.EVALUATING, None)

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from core.datasets import Row
 from core.errors import ServiceError
 from tests.worker.conftest import ROWS
-from tests.worker.trainers import first_batch, losses_of
+from tests.worker.trainers import OutOfMemory, first_batch, losses_of
 from worker.integrations import reporting_callbacks
 from worker.training import run_training, training_attention
 
@@ -94,35 +93,6 @@ def test_early_stop_keeps_the_best_weights(build: BuildTrainer, tmp_path: Path) 
         torch.testing.assert_close(weights[name.replace(".weight", ".default.weight")], weight)
 
 
-class OutOfMemory(TrainerCallback):  # type: ignore[misc]
-    """For batches of more than `max_rows`, at the third step; keeps what each start began with."""
-
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
-        self._begins = False
-        self.first_weights: list[list[torch.Tensor]] = []
-        self.num_moments: list[int] = []
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._begins = True
-
-    def on_step_begin(
-        self, args: Any, state: Any, _: Any, *, model: Any, optimizer: Any, **__: Any
-    ) -> None:
-        if self._begins:
-            trained = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-            self.first_weights.append(trained)
-            self.num_moments.append(len(optimizer.state))
-            self._begins = False
-        if state.global_step >= 2 and args.per_device_train_batch_size > self._max_rows:
-            exhaust_memory()
-
-
-def exhaust_memory() -> None:
-    """Asks PyTorch's allocator for more than there can be."""
-    torch.empty(2**60, dtype=torch.uint8)
-
-
 LONG = {"max_steps": 6, "learning_rate": 1e-3, "logging_steps": 1}
 
 
@@ -151,6 +121,17 @@ def test_batch_size_that_fits_is_found(build: BuildTrainer, accumulated: int) ->
     assert losses_of(trainer) == pytest.approx(losses_of(plain), rel=1e-4)
     for name, weight in trained(plain).items():
         torch.testing.assert_close(trained(trainer)[name], weight, rtol=1e-2, atol=1e-4)
+
+
+def test_half_a_batch_that_divides_no_step_is_passed_over(build: BuildTrainer) -> None:
+    training = LONG | {"per_device_train_batch_size": 9}
+    plain = build(training=training)
+    run_training(plain)
+    memory = OutOfMemory(max_rows=4)
+    trainer = build(training=training | {"auto_find_batch_size": True}, callbacks=[memory])
+    result = run_training(trainer)
+    assert (result.batch_size, trainer.args.gradient_accumulation_steps) == (3, 3)
+    assert losses_of(trainer) == pytest.approx(losses_of(plain), rel=1e-4)
 
 
 def test_evaluation_has_batches_that_fit(build: BuildTrainer) -> None:

@@ -68,6 +68,39 @@ def make_trainer(
     )
 
 
+class OutOfMemory(TrainerCallback):  # type: ignore[misc]
+    """For batches of more than `max_rows`, once `after_step` steps are done; keeps what each beginning began with."""
+
+    def __init__(self, max_rows: int, *, after_step: int = 2) -> None:
+        self._max_rows = max_rows
+        self._after_step = after_step
+        self._begins = False
+        self.began_at: list[int] = []
+        self.first_weights: list[list[torch.Tensor]] = []
+        self.num_moments: list[int] = []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._begins = True
+
+    def on_step_begin(
+        self, args: Any, state: Any, _: Any, *, model: Any, optimizer: Any, **__: Any
+    ) -> None:
+        if self._begins:
+            trained = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+            self.first_weights.append(trained)
+            self.num_moments.append(len(optimizer.state))
+            self.began_at.append(state.global_step)
+            self._begins = False
+        is_short = state.global_step >= self._after_step
+        if is_short and args.per_device_train_batch_size > self._max_rows:
+            exhaust_memory()
+
+
+def exhaust_memory() -> None:
+    """Asks PyTorch's allocator for more than there can be."""
+    torch.empty(2**60, dtype=torch.uint8)
+
+
 def first_batch(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
     return next(iter(trainer.get_train_dataloader()))
 
