@@ -15,9 +15,3 @@ def redis(redis_url: str) -> Redis:
 @pytest.fixture
 def store(redis: Redis) -> JobStore:
     return JobStore(redis, lease_s=LEASE_S, max_attempts=2)
-
-
-@pytest.fixture
-def patient(redis: Redis) -> JobStore:
-    """With a lease that no test outlives."""
-    return JobStore(redis, lease_s=600, max_attempts=2)

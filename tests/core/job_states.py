@@ -1,6 +1,7 @@
 """Jobs in each status, for the tests of their store."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ from core.job_store import Claim, JobStore, LeaseLostError, events_key
 from core.jobs import Evaluation, Job, JobStatus, Progress, Sample, Scores
 from core.training_config import JobConfig
 
-LEASE_S = 0.3
+LEASE_S = 600.0  # no test outlives it, on any machine; see expire_lease
 S = JobStatus
 EVALUATION = Evaluation(
     metric="bleu",
@@ -46,6 +47,15 @@ def claimed(store: JobStore, job_id: str = "a") -> Claim:
     claim = store.claim(job_id)
     assert claim
     return claim
+
+
+def expire_lease(redis: Redis, job_id: str = "a") -> None:
+    """As if its worker had been silent for LEASE_S seconds by now; it is Redis that forgets the lease."""
+    lease = f"dragoman:job:{job_id}:lease"
+    assert 0 < redis.pttl(lease) <= 1000 * LEASE_S
+    redis.pexpire(lease, 1)
+    while redis.exists(lease):
+        time.sleep(0.001)
 
 
 def statuses_told(redis: Redis, job_id: str = "a") -> list[str]:

@@ -1,7 +1,6 @@
 """What anyone may order: pause, cancel, delete; and in which order jobs start."""
 
-import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis import Redis
@@ -10,24 +9,32 @@ from core.errors import ConflictError, NotFoundError
 from core.job_store import JobStore
 from core.jobs import ENDED, JobStatus, Priority, Progress
 from core.training_config import JobConfig
-from tests.core.job_states import LEASE_S, REACH, S, assert_fenced, claimed, new_job, statuses_told
+from tests.core.job_states import (
+    REACH,
+    S,
+    assert_fenced,
+    claimed,
+    expire_lease,
+    new_job,
+    statuses_told,
+)
 
 
 class TestPause:
     @pytest.mark.parametrize("status", REACH)
-    def test_pause(self, patient: JobStore, redis: Redis, status: JobStatus) -> None:
-        claim = claimed(patient)
-        REACH[status](patient, claim)
+    def test_pause(self, store: JobStore, redis: Redis, status: JobStatus) -> None:
+        claim = claimed(store)
+        REACH[status](store, claim)
         told = statuses_told(redis)
         if status in (S.PREPARING, S.RUNNING, S.PAUSING):
-            assert patient.pause("a").status == S.PAUSING
+            assert store.pause("a").status == S.PAUSING
         else:
             with pytest.raises(ConflictError, match=f"job a is {status}; ") as caught:
-                patient.pause("a")
+                store.pause("a")
             assert caught.value.code == "job_not_pausable"
             assert statuses_told(redis) == told
         with pytest.raises(ConflictError) as caught:
-            patient.resume("a")
+            store.resume("a")
         assert caught.value.code == "job_not_paused"
 
     def test_a_waiting_job_leaves_the_queue(self, store: JobStore) -> None:
@@ -41,27 +48,27 @@ class TestPause:
         assert store.resume("a").status == S.QUEUED
         assert store.claim_next("cpu").job.id == "a"  # type: ignore[union-attr]
 
-    def test_released_by_its_worker(self, patient: JobStore, redis: Redis) -> None:
-        old = claimed(patient)
-        patient.move(old, "running")
-        patient.report(old, Progress(step=7))
-        patient.pause("a")
-        patient.release(old)
-        job = patient.get("a")
+    def test_released_by_its_worker(self, store: JobStore, redis: Redis) -> None:
+        old = claimed(store)
+        store.move(old, "running")
+        store.report(old, Progress(step=7))
+        store.pause("a")
+        store.release(old)
+        job = store.get("a")
         assert (job.status, job.attempt, job.progress.step) == (S.PAUSED, 0, 7)
-        assert_fenced(patient, redis, old)
-        assert patient.sweep() == []
+        assert_fenced(store, redis, old)
+        assert store.sweep() == []
         created_at = job.created_at
-        patient.resume("a")
-        assert patient.sweep() == ["a"], "its message is owed at once"
-        again = patient.claim_next("cpu")
+        store.resume("a")
+        assert store.sweep() == ["a"], "its message is owed at once"
+        again = store.claim_next("cpu")
         assert again
         assert (again.job.attempt, again.job.created_at) == (1, created_at)
 
-    def test_dead_worker(self, store: JobStore) -> None:
+    def test_dead_worker(self, store: JobStore, redis: Redis) -> None:
         claimed(store)
         store.pause("a")
-        time.sleep(1.5 * LEASE_S)
+        expire_lease(redis)
         assert store.sweep() == []
         assert store.get("a").status == S.PAUSED
 
@@ -73,60 +80,60 @@ class TestPause:
 
 
 class TestCancelAndPublish:
-    def test_running(self, patient: JobStore) -> None:
-        claim = claimed(patient)
-        patient.move(claim, "running")
-        patient.cancel("a", publish=True)
-        assert patient.renew(claim) == (S.CANCELLING, True)
+    def test_running(self, store: JobStore) -> None:
+        claim = claimed(store)
+        store.move(claim, "running")
+        store.cancel("a", publish=True)
+        assert store.renew(claim) == (S.CANCELLING, True)
         # Its worker has to go: the next one publishes.
-        patient.release(claim)
-        assert patient.get("a").status == S.QUEUED
-        claim = patient.claim_next("cpu")  # type: ignore[assignment]
+        store.release(claim)
+        assert store.get("a").status == S.QUEUED
+        claim = store.claim_next("cpu")  # type: ignore[assignment]
         assert claim.job.status == S.CANCELLING
-        assert patient.renew(claim) == (S.CANCELLING, True)
-        assert patient.move(claim, "cancelled", adapter_version=3)
-        assert patient.get("a").adapter_version == 3
+        assert store.renew(claim) == (S.CANCELLING, True)
+        assert store.move(claim, "cancelled", adapter_version=3)
+        assert store.get("a").adapter_version == 3
 
-    def test_who_wants_nothing_published_has_the_last_word(self, patient: JobStore) -> None:
-        claim = claimed(patient)
-        patient.cancel("a", publish=True)
-        patient.cancel("a")
-        patient.cancel("a", publish=True)
-        assert patient.renew(claim) == (S.CANCELLING, False)
+    def test_who_wants_nothing_published_has_the_last_word(self, store: JobStore) -> None:
+        claim = claimed(store)
+        store.cancel("a", publish=True)
+        store.cancel("a")
+        store.cancel("a", publish=True)
+        assert store.renew(claim) == (S.CANCELLING, False)
 
-    def test_waiting_jobs(self, patient: JobStore) -> None:
-        patient.create(new_job(), max_queued=2)
-        assert patient.cancel("a", publish=True).status == S.CANCELLED, "it has learnt nothing"
-        claim = claimed(patient, "b")
-        patient.pause("b")
-        patient.release(claim)
-        assert patient.cancel("b", publish=True).status == S.QUEUED
+    def test_waiting_jobs(self, store: JobStore) -> None:
+        store.create(new_job(), max_queued=2)
+        assert store.cancel("a", publish=True).status == S.CANCELLED, "it has learnt nothing"
+        claim = claimed(store, "b")
+        store.pause("b")
+        store.release(claim)
+        assert store.cancel("b", publish=True).status == S.QUEUED
         with pytest.raises(ConflictError):
-            patient.pause("b")
-        assert patient.cancel("b").status == S.CANCELLED
+            store.pause("b")
+        assert store.cancel("b").status == S.CANCELLED
 
-    def test_dead_worker(self, store: JobStore) -> None:
+    def test_dead_worker(self, store: JobStore, redis: Redis) -> None:
         claimed(store)
         store.cancel("a", publish=True)
-        time.sleep(1.5 * LEASE_S)
+        expire_lease(redis)
         assert store.sweep() == ["a"]
         assert store.get("a").status == S.QUEUED
 
 
 class TestDelete:
     @pytest.mark.parametrize("status", REACH)
-    def test_only_ended_jobs(self, patient: JobStore, redis: Redis, status: JobStatus) -> None:
-        claim = claimed(patient)
-        REACH[status](patient, claim)
+    def test_only_ended_jobs(self, store: JobStore, redis: Redis, status: JobStatus) -> None:
+        claim = claimed(store)
+        REACH[status](store, claim)
         if status in ENDED:
-            patient.delete("a")
+            store.delete("a")
             redis.delete("dragoman:jobs:durations")
             assert redis.keys("*") == []
         else:
             with pytest.raises(ConflictError) as caught:
-                patient.delete("a")
+                store.delete("a")
             assert caught.value.code == "job_not_ended"
-            assert patient.get("a").status == status
+            assert store.get("a").status == status
 
     def test_its_idempotency_key_is_free_again(self, store: JobStore) -> None:
         store.create(new_job("a"), max_queued=1, idempotency_key="k")
@@ -159,13 +166,13 @@ class TestQueue:
         assert self.order(store) == expected
         assert store.places() == {}
 
-    def test_a_job_handed_back_keeps_its_place(self, patient: JobStore) -> None:
-        self.add(patient, "old", age_s=50)
-        claim = patient.claim_next("cpu")
+    def test_a_job_handed_back_keeps_its_place(self, store: JobStore) -> None:
+        self.add(store, "old", age_s=50)
+        claim = store.claim_next("cpu")
         assert claim
-        self.add(patient, "young")
-        patient.release(claim)
-        assert self.order(patient) == ["old", "young"]
+        self.add(store, "young")
+        store.release(claim)
+        assert self.order(store) == ["old", "young"]
 
     def test_devices(self, store: JobStore) -> None:
         self.add(store, "gpu", device="cuda", age_s=9)
@@ -179,14 +186,15 @@ class TestQueue:
         self.add(store, "a")
         assert self.order(store) == ["a"]
 
-    def test_durations_tell_when_to_expect(self, patient: JobStore) -> None:
-        claim = claimed(patient)
-        self.add(patient, "next")
-        assert patient.places()["next"].expected_start is None
-        patient.move(claim, "running")
-        patient.report(claim, Progress(step=1, eta_seconds=600))
-        start = patient.places()["next"].expected_start
+    def test_durations_tell_when_to_expect(self, store: JobStore) -> None:
+        claim = claimed(store)
+        self.add(store, "next")
+        assert store.places()["next"].expected_start is None
+        store.move(claim, "running")
+        store.report(claim, Progress(step=1, eta_seconds=600))
+        before = datetime.now(UTC)
+        start = store.places()["next"].expected_start
         assert start
-        assert 590 < (start - datetime.now(UTC)).total_seconds() <= 600
-        patient.move(claim, "succeeded")
-        assert patient.places()["next"].expected_start <= datetime.now(UTC)  # type: ignore[operator]
+        assert before <= start - timedelta(seconds=600) <= datetime.now(UTC)
+        store.move(claim, "succeeded")
+        assert store.places()["next"].expected_start <= datetime.now(UTC)  # type: ignore[operator]

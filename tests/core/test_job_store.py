@@ -86,9 +86,9 @@ class TestFind:
         store.cancel("b")
         assert store.count_open() == {"preparing": 1}
 
-    def test_deleted_while_it_was_listed(self, patient: JobStore, redis: Redis) -> None:
+    def test_deleted_while_it_was_listed(self, store: JobStore, redis: Redis) -> None:
         """Its id was read just before."""
-        store, ghost = patient, {"ghost": 1e10}
+        store, ghost = store, {"ghost": 1e10}
         store.create(new_job("a"), max_queued=10)
         redis.zadd("dragoman:jobs", ghost)
         redis.sadd("dragoman:jobs:open", "ghost")
@@ -107,11 +107,11 @@ class TestFind:
 
 
 class TestClaim:
-    def test_one_claimant(self, patient: JobStore) -> None:
-        patient.create(new_job(), max_queued=10)
+    def test_one_claimant(self, store: JobStore) -> None:
+        store.create(new_job(), max_queued=10)
         claims: list[Claim | None] = []
         threads = [
-            threading.Thread(target=lambda: claims.append(patient.claim("a"))) for _ in range(8)
+            threading.Thread(target=lambda: claims.append(store.claim("a"))) for _ in range(8)
         ]
         for thread in threads:
             thread.start()
@@ -129,14 +129,14 @@ class TestClaim:
         store.cancel("a")
         assert store.claim("a") is None
 
-    def test_whole_life(self, patient: JobStore, redis: Redis) -> None:
-        claim = claimed(patient)
-        assert patient.move(claim, "running")
-        assert patient.renew(claim) == (S.RUNNING, False)
-        assert patient.move(claim, "evaluating")
-        patient.judge(claim, EVALUATION)
-        assert patient.move(claim, "succeeded", adapter_version=3)
-        job = patient.get("a")
+    def test_whole_life(self, store: JobStore, redis: Redis) -> None:
+        claim = claimed(store)
+        assert store.move(claim, "running")
+        assert store.renew(claim) == (S.RUNNING, False)
+        assert store.move(claim, "evaluating")
+        store.judge(claim, EVALUATION)
+        assert store.move(claim, "succeeded", adapter_version=3)
+        job = store.get("a")
         assert (job.status, job.adapter_version) == (S.SUCCEEDED, 3)
         assert job.evaluation == EVALUATION
         assert job.finished_at
@@ -152,33 +152,33 @@ class TestClaim:
         assert redis.xrevrange(events_key("a"), count=1)[0][1]["type"] == "done"
         assert not redis.exists("dragoman:job:a:lease")
 
-    def test_judgement_is_announced(self, patient: JobStore, redis: Redis) -> None:
-        claim = claimed(patient)
-        patient.judge(claim, EVALUATION)
+    def test_judgement_is_announced(self, store: JobStore, redis: Redis) -> None:
+        claim = claimed(store)
+        store.judge(claim, EVALUATION)
         event = redis.xrevrange(events_key("a"), count=1)[0][1]
         assert event["type"] == "evaluation"
         assert Evaluation.model_validate_json(event["data"]) == EVALUATION
 
-    def test_resolved_config(self, patient: JobStore) -> None:
-        claim = claimed(patient)
-        assert patient.get("a").resolved is None
+    def test_resolved_config(self, store: JobStore) -> None:
+        claim = claimed(store)
+        assert store.get("a").resolved is None
         resolved = claim.job.config.settled(num_rows=100, hidden_size=64)
-        patient.resolve(claim, resolved, ["a warning"])
-        job = patient.get("a")
+        store.resolve(claim, resolved, ["a warning"])
+        job = store.get("a")
         assert (job.config, job.resolved, job.warnings) == (JobConfig(), resolved, ["a warning"])
 
-    def test_failure_keeps_its_reason(self, patient: JobStore) -> None:
-        claim = claimed(patient)
+    def test_failure_keeps_its_reason(self, store: JobStore) -> None:
+        claim = claimed(store)
         error = JobError(code="dataset_too_long", message="each row")
-        assert patient.move(claim, "failed", error=error)
-        assert patient.get("a").error == error
+        assert store.move(claim, "failed", error=error)
+        assert store.get("a").error == error
 
-    def test_report(self, patient: JobStore, redis: Redis) -> None:
-        claim = claimed(patient)
+    def test_report(self, store: JobStore, redis: Redis) -> None:
+        claim = claimed(store)
         progress = Progress(step=2, total_steps=4, percent=50)
         metric = Metric(train=TrainPoint(step=2, epoch=0.5, loss=1.5))
-        patient.report(claim, progress, metric)
-        assert patient.get("a").progress == progress
+        store.report(claim, progress, metric)
+        assert store.get("a").progress == progress
         event = redis.xrevrange(events_key("a"), count=1)[0][1]
         assert event["type"] == "metrics"
         assert json.loads(event["data"]) == {
@@ -203,16 +203,16 @@ TARGETS = ("running", "evaluating", "succeeded", "failed", "cancelled")
 class TestTransitions:
     @pytest.mark.parametrize("status", REACH)
     @pytest.mark.parametrize("target", TARGETS)
-    def test_move(self, patient: JobStore, redis: Redis, status: JobStatus, target: str) -> None:
-        claim = claimed(patient)
-        REACH[status](patient, claim)
-        assert patient.get("a").status == status
+    def test_move(self, store: JobStore, redis: Redis, status: JobStatus, target: str) -> None:
+        claim = claimed(store)
+        REACH[status](store, claim)
+        assert store.get("a").status == status
         before, told = redis.hgetall("dragoman:job:a"), statuses_told(redis)
 
-        moved = patient.move(claim, target, adapter_version=9)  # type: ignore[arg-type]
+        moved = store.move(claim, target, adapter_version=9)  # type: ignore[arg-type]
         if target in MAY_MOVE[status]:
             assert moved
-            assert patient.get("a").status == target
+            assert store.get("a").status == target
             assert statuses_told(redis) == [*told, target]
         else:
             # A repetition is no error, and no second event: the first answer may have been lost on its way.
@@ -221,16 +221,16 @@ class TestTransitions:
             assert statuses_told(redis) == told
 
     @pytest.mark.parametrize("status", REACH)
-    def test_cancel(self, patient: JobStore, status: JobStatus) -> None:
-        claim = claimed(patient)
-        REACH[status](patient, claim)
+    def test_cancel(self, store: JobStore, status: JobStatus) -> None:
+        claim = claimed(store)
+        REACH[status](store, claim)
         if status in ENDED:
             with pytest.raises(ConflictError, match=f"job a is {status}; ") as caught:
-                patient.cancel("a")
+                store.cancel("a")
             assert caught.value.code == "job_ended"
-            assert patient.get("a").status == status
+            assert store.get("a").status == status
         else:
-            assert patient.cancel("a").status == S.CANCELLING
+            assert store.cancel("a").status == S.CANCELLING
 
     def test_cancel_of_a_waiting_job_is_immediate(self, store: JobStore, redis: Redis) -> None:
         store.create(new_job(), max_queued=1)
