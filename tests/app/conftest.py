@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,14 @@ from fastapi.testclient import TestClient
 from transformers import AutoTokenizer
 
 from app.main import create_app
-from core.adapters import SEAL_FILE, AdapterRegistry, Seal, content_sha256
+from core.adapters import SEAL_FILE, AdapterRegistry, content_sha256
 from core.base_model import EMBEDDED, fingerprint
 from core.prompt import Prompt, seal_prompt
 from core.settings import Settings
 from core.volume import Volume
 from embedded.redis_server import EmbeddedRedis
 from tests.app.engine.harness import load_reference, make_adapter
+from tests.seals import make_seal
 
 
 def publish(
@@ -32,15 +32,9 @@ def publish(
         "source": source,
         "target": target,
         "description": f"{source} to {target}",
-        "dataset_id": "ds-0",
-        "dataset_sha256": "0",
-        "dataset_rows": 1,
-        "job_id": "job-0",
-        "created_at": datetime.now(UTC),
-        "config": {},
         "content_sha256": content_sha256(folder),
     }
-    (folder / SEAL_FILE).write_text(Seal.model_validate(values | seal).model_dump_json())
+    (folder / SEAL_FILE).write_text(make_seal(**values | seal).model_dump_json())
     version = registry.publish(name, folder)
     registry.promote(name, version.version)
 
@@ -76,7 +70,7 @@ def app_settings(
 @pytest.fixture(scope="session")
 def client(app_settings: Settings) -> Iterator[TestClient]:
     with TestClient(create_app(app_settings), raise_server_exceptions=False) as client:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while client.get("/ready").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -62,7 +62,7 @@ def url(_redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) 
     settings = {
         "PORT": str(port),
         "DATA_DIR": str(tmp_path_factory.mktemp("made-up")),
-        "REDIS_URL": f"{_redis_server.url}?db=2",
+        "REDIS_URL": f"{_redis_server.url}?db=3",
         "NUM_THREADS": "1",
         "MAX_NEW_TOKENS": "4",
         "MAX_TEXT_CHARS": "200",
@@ -73,7 +73,7 @@ def url(_redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) 
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen([sys.executable, "-m", "app.main"], cwd=ROOT, env=env) as server:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while not _is_ready(url):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)

@@ -33,14 +33,14 @@ def test_an_open_stream_of_events_does_not_hold_up_the_end(tmp_path: Path, redis
         "DRAGOMAN_DATA_DIR": str(tmp_path),
         "DRAGOMAN_REDIS_URL": redis_url,
         "DRAGOMAN_PORT": str(port),
-        "DRAGOMAN_STOP_GRACE_S": "30",
+        "DRAGOMAN_STOP_GRACE_S": "300",
     }
     with subprocess.Popen(
         [sys.executable, "-m", "app.main"], cwd=ROOT, env=os.environ | env
     ) as server:
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + 240
                 while not _is_ready(client):
                     assert time.monotonic() < deadline
                     time.sleep(0.2)
@@ -51,8 +51,8 @@ def test_an_open_stream_of_events_does_not_hold_up_the_end(tmp_path: Path, redis
                     server.send_signal(signal.SIGTERM)
                     started = time.monotonic()
                     assert "event: done" not in list(lines)
-            server.wait(20)
-            assert time.monotonic() - started < 10
+            server.wait(60)
+            assert time.monotonic() - started < 60
         finally:
             server.kill()
 
@@ -74,11 +74,12 @@ def test_a_stopping_server_finishes_and_refuses(tmp_path: Path, redis_url: str) 
         httpx.Client(base_url=url, timeout=60) as client,
     ):
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while not _is_ready(client):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
-            long = {"q": "Once upon a time", "adapter": "base", "max_new_tokens": 1000}
+            # Several: one might end by chance before it is looked at.
+            long = {"q": ["Once upon a time"] * 4, "adapter": "base", "max_new_tokens": 1000}
             long |= {"temperature": 5.0, "seed": 1, "stream": True}
             with client.stream("POST", "/translate", json=long) as answer:
                 lines = answer.iter_lines()
@@ -93,7 +94,7 @@ def test_a_stopping_server_finishes_and_refuses(tmp_path: Path, redis_url: str) 
                 assert httpx.get(f"{url}/ready").status_code == 503
                 assert httpx.get(f"{url}/health").status_code == 200
                 assert "event: done" in list(lines), "what was begun is finished"
-            assert server.wait(30) == 0
+            assert server.wait(60) == 0
         finally:
             server.kill()
 
