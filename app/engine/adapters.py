@@ -85,15 +85,16 @@ class ResidentAdapters:
     def refs(self) -> list[str]:
         return [ref for ref, _ in list(self._residents)]
 
-    def pin(self, version: AdapterVersion, waiting_since: float) -> int | None:
+    def pin(self, version: AdapterVersion, waiting_since: float, *, is_counted: bool) -> int | None:
         """The slot of `version`, which stays until `unpin`; None while it is being read or finds no room.
 
-        Raises InvalidError `adapter_unusable`, or UnavailableError `adapters_busy` after the longest wait.
+        `is_counted`: whether finding it is a hit, as it is once for each request. Raises InvalidError
+        `adapter_unusable`, or UnavailableError `adapters_busy` after the longest wait.
         """
         key = _key(version)
         resident = self._residents.get(key)
         if resident is not None:
-            self._stats.num_adapter_hits += 1
+            self._stats.num_adapter_hits += is_counted
         else:
             resident = self._install(key, version, waiting_since)
             if resident is None:

@@ -243,7 +243,12 @@ class Engine:
         """Finds a sequence its adapter and its room in the KV cache."""
         if sequence.adapter is not None:
             try:
-                slot = self._adapters.pin(sequence.adapter, sequence.waiting_since)
+                slot = self._adapters.pin(
+                    sequence.adapter,
+                    sequence.waiting_since,
+                    # A slot that it has already is of an earlier turn, when the cache had no room.
+                    is_counted=not sequence.slot,
+                )
             except ServiceError as error:
                 return self._refuse(sequence, error)
             except Exception as error:  # whatever was wrong with one adapter, the others run on

@@ -362,6 +362,34 @@ def test_sequences_wait_for_room_in_the_cache_and_all_finish(tiny: Tiny) -> None
         engine.stop()
 
 
+@pytest.mark.parametrize("is_resident", [True, False])
+def test_a_request_that_waits_for_the_cache_is_one_hit_at_most(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, is_resident: bool
+) -> None:
+    engine = start_engine(load_nf4(tiny.folder), kv_cache_tokens=520)
+    slow_down(engine, monkeypatch)
+    try:
+        if is_resident:
+            warm = make_request(PROMPT, tiny.adapters[0], max_new_tokens=1)
+            engine.submit(warm.sequence)
+            warm.result()
+        holder = make_request(PROMPT, None, max_new_tokens=500, streaming=True)
+        engine.submit(holder.sequence)
+        holder.updates.get(timeout=60)
+        late = make_request(PROMPT, tiny.adapters[0])
+        engine.submit(late.sequence)
+        wait_until(lambda: late.sequence.slot)
+        steps = engine.stats().num_steps
+        wait_until(lambda: engine.stats().num_steps > steps + 3)
+        assert engine.stats().num_running == 1, "there was room in the cache after all"
+        engine.cancel(holder.sequence)
+        late.result()
+        assert engine.stats().num_adapter_hits == is_resident
+        assert engine.stats().num_adapter_loads == 1
+    finally:
+        engine.stop()
+
+
 def test_greedy_and_sampled_mix_in_one_batch(engine: Engine, tiny: Tiny) -> None:
     expected = peft_greedy(tiny.reference, PROMPT, tiny.adapters[0], 12)
     greedy = [make_request(PROMPT, tiny.adapters[0]) for _ in range(4)]
