@@ -1,5 +1,6 @@
 """Which adapter versions are resident: read from the volume, checked, loaded, pinned while used, evicted LRU."""
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from core.errors import ServiceError, UnavailableError
 # Weights that were read and wait for room lie outside the bounds of bank and host tier.
 _MAX_READINGS = 8
 _MAX_FORGOTTEN_S = 2.0  # a request that waits asks again at every step
+_FORGET_INTERVAL_S = 0.1
 
 
 def stay_single_threaded() -> None:
@@ -74,7 +76,10 @@ class ResidentAdapters:
         self._max_wait_s = max_wait_s
         self._tier = HostTier(host_bytes)
         self._residents: dict[tuple[str, str], _Resident] = {}
+        # The smallest rank that found no room since an adapter was last left: many ask, at every step.
+        self._too_large = math.inf
         self._reading: dict[tuple[str, str], _Reading] = {}
+        self._forget_at = 0.0
         self._loader = ThreadPoolExecutor(
             1, thread_name_prefix="adapter-loader", initializer=stay_single_threaded
         )
@@ -105,6 +110,7 @@ class ResidentAdapters:
 
     def unpin(self, version: AdapterVersion) -> None:
         self._residents[_key(version)].pins -= 1
+        self._too_large = math.inf
 
     def read(self, version: AdapterVersion) -> None:
         """Reads `version` now, so that it can be pinned even if its files are removed meanwhile. Any thread.
@@ -137,7 +143,8 @@ class ResidentAdapters:
         if weights is None:
             reading = self._reading.get(key)
             if reading is None:
-                self._forget_readings()
+                if time.monotonic() >= self._forget_at:
+                    self._forget_readings()
                 if len(self._reading) >= _MAX_READINGS:
                     return None
                 reading = self._start_reading(key, version)
@@ -198,6 +205,7 @@ class ResidentAdapters:
     def _forget_readings(self) -> None:
         """Weights that nobody fetched, since who asked for them has gone, must not stay in memory."""
         now = time.monotonic()
+        self._forget_at = now + _FORGET_INTERVAL_S
         for key, reading in list(self._reading.items()):
             if reading.future.done() and reading.keep_until < now:
                 self._reading.pop(key, None)
@@ -211,17 +219,21 @@ class ResidentAdapters:
 
     def _make_room(self, rank: int) -> bool:
         """Evicts unused adapters, the longest unused first, until `rank` columns are free, or none at all."""
+        if rank >= self._too_large:
+            return False
         idle = sorted(
             (k for k, r in self._residents.items() if not r.pins),
             key=lambda k: self._residents[k].last_used,
         )
-        if rank > self._bank.num_free_columns + sum(self._residents[k].rank for k in idle):
+        if rank <= self._bank.num_free_columns + sum(self._residents[k].rank for k in idle):
+            for key in idle:
+                if self._bank.has_room(rank):
+                    break
+                self._evict(key)
+        if not self._bank.has_room(rank):
+            self._too_large = rank
             return False
-        for key in idle:
-            if self._bank.has_room(rank):
-                break
-            self._evict(key)
-        return self._bank.has_room(rank)
+        return True
 
     def _evict(self, key: tuple[str, str]) -> None:
         self._bank.unload(self._residents.pop(key).slot)

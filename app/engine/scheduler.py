@@ -64,27 +64,24 @@ class Scheduler:
 
     def admit(self, place: Callable[[Sequence], Admission]) -> None:
         """Moves waiting sequences to running, one adapter after the other, while `place` finds room."""
-        progress = True
-        while progress:
-            progress = False
-            for key in list(self._waiting):
-                if len(self.running) >= self._max_running:
-                    return
-                queue = self._waiting[key]
-                outcome = place(queue[0])
-                if outcome is Admission.NO_ROOM:
-                    return
-                if outcome is Admission.ADAPTER_NOT_READY:
-                    continue
-                progress = True
-                sequence = queue.popleft()
-                self.num_waiting -= 1
-                if outcome is Admission.ADMITTED:
-                    self.running.append(sequence)
-                if queue:
-                    self._waiting.move_to_end(key)  # who was served goes to the back
-                else:
-                    del self._waiting[key]
+        turns = deque(self._waiting)
+        while turns and len(self.running) < self._max_running:
+            key = turns.popleft()
+            queue = self._waiting[key]
+            outcome = place(queue[0])
+            if outcome is Admission.NO_ROOM:
+                return
+            if outcome is Admission.ADAPTER_NOT_READY:
+                continue  # it is asked for again in the next step
+            sequence = queue.popleft()
+            self.num_waiting -= 1
+            if outcome is Admission.ADMITTED:
+                self.running.append(sequence)
+            if queue:
+                turns.append(key)
+                self._waiting.move_to_end(key)  # who was served goes to the back
+            else:
+                del self._waiting[key]
 
     def plan(self) -> list[Work]:
         """One step: a token for each sequence that generates, and a bounded share of prompts, oldest first."""

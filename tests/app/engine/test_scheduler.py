@@ -69,6 +69,25 @@ def test_an_adapter_that_is_not_ready_blocks_only_its_own() -> None:
     assert scheduler.num_waiting == 1
 
 
+def test_an_adapter_that_is_not_ready_is_asked_for_once_a_step() -> None:
+    scheduler = make_scheduler()
+    cold = [make(adapter=f"cold{i}") for i in range(2)]
+    warm = [make(adapter="warm") for _ in range(3)]
+    for sequence in (cold[0], *warm, cold[1]):
+        scheduler.add(sequence)
+    asked = []
+
+    def place(sequence: Sequence) -> Admission:
+        asked.append(sequence)
+        return Admission.ADAPTER_NOT_READY if sequence in cold else Admission.ADMITTED
+
+    scheduler.admit(place)
+    assert asked == [cold[0], warm[0], cold[1], *warm[1:]]
+    assert scheduler.running == warm
+    scheduler.admit(admit_all)
+    assert scheduler.running == [*warm, *cold]
+
+
 def test_failed_sequences_leave_the_queue() -> None:
     scheduler = make_scheduler()
     for _ in range(3):
