@@ -16,7 +16,8 @@ from tests.worker.conftest import ROOT, Jobs
 from worker.lease import JobCancelledError, LeaseKeeper, StopRequest, WorkerStoppingError
 from worker.tasks import connect_store
 
-LEASE_S = 1.0
+LEASE_S = 600.0  # no test outlives it; a keeper renews it each second
+SHORTENED_MS = 20_000
 
 
 @pytest.fixture
@@ -41,35 +42,72 @@ def stop() -> StopRequest:
     return StopRequest()
 
 
+class Lease:
+    """The lease of `claim` as Redis has it."""
+
+    def __init__(self, store: JobStore, claim: Claim) -> None:
+        self._redis = store._redis
+        self._key = f"dragoman:job:{claim.job.id}:lease"
+
+    def shorten(self, ms: int = SHORTENED_MS) -> None:
+        assert self._redis.pexpire(self._key, ms)
+
+    def wait_until_renewed(self) -> None:
+        """Shortens it, and waits for a keeper to prolong it."""
+        self.shorten()
+        wait_until(lambda: self._redis.pttl(self._key) > SHORTENED_MS)
+
+    def wait_until_expired(self) -> None:
+        wait_until(lambda: not self._redis.exists(self._key))
+
+
+@pytest.fixture
+def kept(store: JobStore, claim: Claim) -> Lease:
+    return Lease(store, claim)
+
+
 @pytest.fixture
 def lease(store: JobStore, claim: Claim, stop: StopRequest) -> Iterator[LeaseKeeper]:
     with LeaseKeeper(store, claim, stop, lease_s=LEASE_S, grace_s=60) as lease:
         yield lease
 
 
-def wait_for(error: type[Exception], check: Callable[[], None], timeout_s: float = 5) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_for(error: type[Exception], check: Callable[[], None]) -> None:
+    def is_raised() -> bool:
         try:
             check()
         except error:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"no {error.__name__}")
+            return True
+        return False
+
+    wait_until(is_raised)
 
 
-def test_lease_outlives_itself(store: JobStore, claim: Claim, lease: LeaseKeeper) -> None:
-    time.sleep(2 * LEASE_S)
+def test_lease_outlives_itself(
+    store: JobStore, claim: Claim, lease: LeaseKeeper, kept: Lease
+) -> None:
+    for _ in range(2):
+        kept.wait_until_renewed()
     assert store.sweep() == []
     assert store.get(claim.job.id).status == JobStatus.PREPARING
     lease.check()
     lease.renew_now()
 
 
-def test_lease_ends_with_its_keeper(store: JobStore, claim: Claim, stop: StopRequest) -> None:
+def test_lease_ends_with_its_keeper(
+    store: JobStore, claim: Claim, stop: StopRequest, kept: Lease
+) -> None:
     with LeaseKeeper(store, claim, stop, lease_s=LEASE_S, grace_s=60):
-        pass
-    time.sleep(1.5 * LEASE_S)
+        kept.wait_until_renewed()
+    kept.shorten(1500)  # time enough for a keeper to renew it
+    kept.wait_until_expired()
     store.sweep()
     assert store.get(claim.job.id).status == JobStatus.QUEUED
 
@@ -97,7 +135,9 @@ def test_lost_lease_is_noticed(store: JobStore, claim: Claim, lease: LeaseKeeper
 
 
 def test_redis_may_be_away_for_a_while(
-    worker_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+    worker_settings: Settings,
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path_factory.mktemp("redis")
     with EmbeddedRedis(folder) as redis:
@@ -109,7 +149,7 @@ def test_redis_may_be_away_for_a_while(
         with LeaseKeeper(jobs.store, claim, StopRequest(), lease_s=1, grace_s=60) as lease:
             redis.process.terminate()
             redis.process.wait()
-            time.sleep(1)
+            wait_until(lambda: "cannot renew the lease" in caplog.text)
             lease.check()
 
 
@@ -124,7 +164,7 @@ store, stop = connect_store(settings), StopRequest()
 claim = store.claim(sys.argv[2])
 with LeaseKeeper(store, claim, stop, lease_s=1, grace_s=0.5):
     {order}
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -147,7 +187,7 @@ def test_work_that_does_not_stop_is_ended(
     job = jobs.create()
     work = HANGING_WORK.replace("{order}", order)
     process = subprocess.run(
-        [sys.executable, "-c", work, redis_url, job.id], cwd=ROOT, timeout=60, check=False
+        [sys.executable, "-c", work, redis_url, job.id], cwd=ROOT, timeout=300, check=False
     )
     assert process.returncode == 1
     job = store.get(job.id)
@@ -155,13 +195,14 @@ def test_work_that_does_not_stop_is_ended(
 
 
 def test_a_process_that_does_more_is_not_ended(
-    store: JobStore, claim: Claim, stop: StopRequest
+    store: JobStore, claim: Claim, stop: StopRequest, kept: Lease
 ) -> None:
     def work() -> None:
         with LeaseKeeper(store, claim, stop, lease_s=LEASE_S, grace_s=0) as lease:
             store.cancel(claim.job.id)
             wait_for(JobCancelledError, lease.check)
-            time.sleep(LEASE_S)
+            for _ in range(2):  # it lives on, and has had no grace twice by then
+                kept.wait_until_renewed()
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -123,7 +123,7 @@ def test_job_that_is_taken_away(jobs: Jobs, worker_settings: Settings) -> None:
     worker.start()
     jobs.wait(job.id, JobStatus.RUNNING, min_step=2)
     jobs.store._redis.hincrby(f"dragoman:job:{job.id}", "fence", 1)
-    worker.join(30)
+    worker.join(120)
     assert not worker.is_alive()
     assert jobs.store.get(job.id).status == JobStatus.RUNNING
     assert not list(jobs.volume.adapters.glob(f"**/{SEAL_FILE}"))

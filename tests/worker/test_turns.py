@@ -37,5 +37,5 @@ def test_waits_while_requests_run(jobs: Jobs, args: TrainingArguments, hook: str
         time.sleep(0.2)
         assert waiting.is_alive()
         stop.make()  # a worker that must go does not wait for its turn
-        waiting.join(10)
+        waiting.join(60)
         assert not waiting.is_alive()
