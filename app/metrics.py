@@ -36,7 +36,9 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         serving = self._services.serving
         yield GaugeMetricFamily(
-            "dragoman_ready", "1 once the base model is loaded", value=int(serving is not None)
+            "dragoman_ready",
+            "1 once the base model is loaded, as long as it answers",
+            value=int(serving is not None and serving.engine.fault is None),
         )
         if serving is not None:
             stats = asdict(serving.engine.stats())

@@ -199,7 +199,7 @@ class Services:
             return self.load_error
         if self.serving is None:
             return "the base model is being loaded"
-        return None if self.serving.engine.is_alive else "the engine's thread has ended"
+        return self.serving.engine.fault
 
     def require_serving(self) -> Serving:
         """Raises UnavailableError `not_ready` while the base model is being loaded."""

@@ -75,6 +75,7 @@ class Engine:
         self._woken = False
         self._stopping = False
         self._draining = False
+        self._device_fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # Any thread
@@ -98,6 +99,13 @@ class Engine:
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is served any more; None while it is."""
+        if self._device_fault is None and not self.is_alive:
+            return "the engine's thread has ended"
+        return self._device_fault
 
     @property
     def way(self) -> str:
@@ -158,8 +166,8 @@ class Engine:
         for sequence in sequences:
             self._check(sequence)
         with self._condition:
-            if self._draining or not self._thread.is_alive():
-                raise UnavailableError("the server is shutting down", code="stopping")
+            if self._draining or self.fault:
+                raise self._end()
             if self._num_queued + len(sequences) > self._limits.max_waiting:
                 raise UnavailableError(
                     f"{self._num_queued} texts are waiting already, of at most "
@@ -204,14 +212,30 @@ class Engine:
     def _run(self) -> None:
         # Only here does torch use several threads: see stay_single_threaded.
         torch.set_num_threads(self._num_threads)
-        while self._wait_for_work():
+        while self._device_fault is None and self._wait_for_work():
             try:
                 self._turn()
             except Exception as error:
                 # The loop's edge: one step's failure must not end the service.
                 logger.exception("a step failed")
                 self._fail_running(error)
-        self._fail_all(UnavailableError("the server is shutting down", code="stopping"))
+                self._device_fault = self._find_device_fault()
+        self._fail_all(self._end())
+
+    def _end(self) -> UnavailableError:
+        """What is told to those who come too late."""
+        if self._device_fault is not None:
+            return UnavailableError(self._device_fault, code="not_ready", retry_after_s=5)
+        return UnavailableError("the server is shutting down", code="stopping")
+
+    def _find_device_fault(self) -> str | None:
+        try:
+            self._model.check_device()
+        except RuntimeError as error:
+            logger.critical("the device computes nothing any more: %s", error)
+            reason = str(error).partition("\n")[0]
+            return f"the device computes nothing until the server is restarted: {reason}"
+        return None
 
     def _wait_for_work(self) -> bool:
         with self._condition:
@@ -252,6 +276,7 @@ class Engine:
             except ServiceError as error:
                 return self._refuse(sequence, error)
             except Exception as error:  # whatever was wrong with one adapter, the others run on
+                self._model.check_device()  # or they do not
                 logger.exception("adapter %s could not be loaded", sequence.adapter.ref)
                 message = f"the adapter could not be loaded: {error}"
                 return self._refuse(sequence, UnavailableError(message, code="adapter_load_failed"))

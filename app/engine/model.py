@@ -67,11 +67,19 @@ class BaseModel:
         """The GPU's memory in bytes and, where the extra `gpu` is installed, its utilisation 0..1; {} on a CPU."""
         if self.device.type != "cuda":
             return {}
-        free, total = torch.cuda.mem_get_info(self.device)
+        try:
+            free, total = torch.cuda.mem_get_info(self.device)
+        except RuntimeError:  # see check_device
+            return {}
         usage = {"memory_free_bytes": float(free), "memory_total_bytes": float(total)}
         with suppress(ModuleNotFoundError):  # torch asks nvidia-ml-py
             usage["utilization_ratio"] = torch.cuda.utilization(self.device) / 100
         return usage
+
+    def check_device(self) -> None:
+        """Raises RuntimeError where the device computes nothing any more: most CUDA errors last until the process ends."""
+        with suppress(torch.OutOfMemoryError):  # that one passes
+            torch.ones(1, device=self.device).item()  # which waits for the device
 
     def create_bank(self, *, width: int, num_slots: int) -> LoraBank:
         """Makes every linear layer but the output embeddings a site for adapters; once.

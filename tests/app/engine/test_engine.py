@@ -462,6 +462,34 @@ def test_a_failed_step_fails_its_sequences_and_the_next_are_served(
     engine.submit(again.sequence)
     assert again.result().token_ids == peft_greedy(tiny.reference, PROMPT, None, 12)
     assert engine.stats().num_free_cache_tokens == free
+    assert engine.fault is None
+
+
+@pytest.mark.parametrize("place", ["step", "load"])
+def test_a_device_that_fails_for_good_ends_the_engine(
+    engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """As after a CUDA error: every call repeats it until the process ends."""
+
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nCUDA kernel ...")
+
+    assert engine.fault is None
+    owner, name = (engine._forward, "run") if place == "step" else (engine._bank, "load")
+    monkeypatch.setattr(owner, name, fail)
+    monkeypatch.setattr(engine._model, "check_device", fail)
+    request = make_request(PROMPT, None if place == "step" else tiny.adapters[0])
+    engine.submit(request.sequence)
+    error = request.result().error
+    assert isinstance(error, UnavailableError)
+    assert error.code == ("step_failed" if place == "step" else "not_ready")
+    wait_until(lambda: not engine.is_alive)
+    assert engine.fault is not None
+    assert engine.fault.endswith("CUDA error: device-side assert triggered")
+    with pytest.raises(UnavailableError, match="device-side assert") as raised:
+        engine.submit(make_request(PROMPT).sequence)
+    assert raised.value.code == "not_ready"
+    engine.stop(grace_s=60)
 
 
 def test_stop_lets_running_finish_and_refuses_new_ones(tiny: Tiny) -> None:

@@ -1,5 +1,6 @@
 """Loading any causal LM in 4 bits, and what is refused."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,27 @@ def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path, content: st
 def test_cuda_without_a_device_is_refused() -> None:
     with pytest.raises(ServiceError, match="no CUDA device"):
         load_base_model(EMBEDDED, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("error", "lasts"),
+    [(torch.AcceleratorError("CUDA error"), True), (torch.OutOfMemoryError("full"), False)],
+)
+def test_a_device_that_computes_nothing_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError, lasts: bool
+) -> None:
+    model = load_nf4(make_tiny_model(tmp_path, quantized=True))
+    model.check_device()
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(torch.AcceleratorError) if lasts else nullcontext():
+        model.check_device()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
+    model.device = torch.device("cuda")
+    assert model.device_usage() == {}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from app.engine.engine import Engine
 from app.main import create_app
 from core.settings import Settings
 
@@ -20,6 +21,21 @@ def test_health_and_ready(client: TestClient) -> None:
         "redis": True,
         "volume": True,
     }
+
+
+def test_a_device_that_fails_for_good_is_not_ready(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "fault", "CUDA error: unspecified launch failure")
+    response = client.get("/ready")
+    assert response.status_code == 503
+    assert response.json()["checks"]["base_model"] == {
+        "ok": False,
+        "reason": "CUDA error: unspecified launch failure",
+    }
+    assert "dragoman_ready 0.0" in client.get("/metrics").text
+    translation = client.post("/translate", json={"q": "x", "adapter": "base"})
+    assert translation.status_code == 503
 
 
 def test_metrics(client: TestClient) -> None:
