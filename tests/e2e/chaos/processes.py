@@ -71,7 +71,7 @@ class ServerProcess:
                 [sys.executable, "-m", "app.main"], cwd=ROOT, env=self._env, stdout=log, stderr=log
             )
 
-    def wait_until_ready(self, timeout_s: float = 120) -> None:
+    def wait_until_ready(self, timeout_s: float = 240) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             assert self.process

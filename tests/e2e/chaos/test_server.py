@@ -71,7 +71,8 @@ class Client:
     def join(self) -> None:
         self.stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(120)
+            assert not thread.is_alive()
 
     def _upload(self) -> None:
         number = 0
@@ -136,10 +137,10 @@ def test_killed_server(
         server.kill()
         server.start()
         server.wait_until_ready()
-        submitting.join(120)
+        submitting.join(240)
         assert not submitting.is_alive()
     wait_for(jobs, client.ids)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not client.events or client.events[-1][1] != "done":
         assert time.monotonic() < deadline
         time.sleep(0.1)
