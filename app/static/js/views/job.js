@@ -35,7 +35,7 @@ export async function mount(root, { path, signal }) {
 
 class JobView {
   constructor(root, job, signal) {
-    Object.assign(this, { job, signal, path: `jobs/${encodeURIComponent(job.id)}` });
+    Object.assign(this, { job, signal, path: `jobs/${encodeURIComponent(job.id)}`, asked: 0 });
     this.head = h("header.view-head", {});
     this.link = h("p.hint");
     this.checkpoint = h("a", { href: address(["translate"], { compare: ["base", `job:${job.id}`].join(",") }) });
@@ -73,15 +73,20 @@ class JobView {
     if (event === "metrics") {
       this.job.progress = { ...this.job.progress, ...data.progress };
       if ("restart_after_step" in data) this.#refreshSoon(); // later points no longer count
-      const { train, eval: judged } = this.job.loss_curve;
-      // Older points are a replay of what is there already; a run that begins anew shows by its status.
-      if (data.train && data.train.step > (train.at(-1)?.step ?? -1)) train.push(data.train);
-      if (data.eval && data.eval.step > (judged.at(-1)?.step ?? -1)) judged.push(data.eval);
+      this.late?.push(data);
+      this.#addPoints(data);
       this.#showProgressSoon();
     } else {
       this.#refreshSoon();
     }
     return event === "done";
+  }
+
+  /** Older points are a replay of what is there already; a run that begins anew shows by its status. */
+  #addPoints({ train: point, eval: judgement }) {
+    const { train, eval: judged } = this.job.loss_curve;
+    if (point && point.step > (train.at(-1)?.step ?? -1)) train.push(point);
+    if (judgement && judgement.step > (judged.at(-1)?.step ?? -1)) judged.push(judgement);
   }
 
   /** A replay brings thousands of points at once, and drawing costs as much as the curve is long. */
@@ -94,20 +99,31 @@ class JobView {
   }
 
   /** The record is the truth; a stream that is replayed asks for it once. */
-  #refreshSoon() {
+  #refreshSoon(ms = REFRESH_MS) {
     clearTimeout(this.timer);
-    this.timer = setTimeout(async () => {
-      const before = this.job.status;
-      try {
-        this.job = await get(this.path, { signal: this.signal });
-      } catch {
-        return; // asked again once the server is back
-      }
-      if (this.signal.aborted) return;
-      this.#show();
-      if (this.job.status !== before) announce(t("job.now", { status: t(`status.${this.job.status}`) }));
-      if (ENDED.has(this.job.status)) this.#readLog();
-    }, REFRESH_MS);
+    this.timer = setTimeout(() => this.#refresh(), ms);
+  }
+
+  async #refresh() {
+    const turn = ++this.asked;
+    const late = this.late = []; // what comes while the record is on its way is not in it
+    let job;
+    try {
+      job = await get(this.path, { signal: this.signal });
+    } catch (problem) {
+      if (turn !== this.asked) return;
+      this.late = null;
+      if (problem.status >= 500) this.#refreshSoon(LOG_MS);
+      return; // where there was no answer at all, it is asked again once the server is back
+    }
+    if (this.signal.aborted || turn !== this.asked) return; // a newer one is shown, or on its way
+    const before = this.job.status;
+    this.job = job;
+    this.late = null;
+    late.forEach((data) => this.#addPoints(data));
+    this.#show();
+    if (job.status !== before) announce(t("job.now", { status: t(`status.${job.status}`) }));
+    if (ENDED.has(job.status)) this.#readLog();
   }
 
   #show() {
@@ -195,7 +211,10 @@ class JobView {
   }
 
   async #post(name, body = {}) {
-    this.job = { ...(await post(`${this.path}/${name}`, body)), loss_curve: this.job.loss_curve };
+    const job = await post(`${this.path}/${name}`, body);
+    this.asked++; // a record that was asked for before is older
+    this.late = null;
+    this.job = { ...job, loss_curve: this.job.loss_curve };
     this.#show();
   }
 
