@@ -20,12 +20,14 @@ const banner = h("div.banner", { role: "status", hidden: true });
 let main = h("main", { id: "main", tabindex: -1 });
 let leaving = new AbortController();
 let checking = false;
+let isOwed = false; // the server did not answer, and the view wants to ask again
 
 function show({ moved = false } = {}) {
   leaving.abort();
   leaving = new AbortController();
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // it was about the old view
   const { path, params } = where();
-  const name = path[0] in VIEWS ? path[0] : "translate";
+  const name = Object.hasOwn(VIEWS, path[0]) ? path[0] : "translate";
   const view = name === "jobs" && path[1] ? job : VIEWS[name];
   // A new element each time: what an old view still has to say falls on nothing.
   const fresh = h("main", { id: "main", tabindex: -1, "data-view": name });
@@ -70,26 +72,30 @@ function applyTheme() {
 }
 
 /** Says what is missing until all is there, then shows the view anew if it could not be shown before. */
-async function watchConnection({ again }) {
+async function watchConnection() {
   if (checking) return;
   checking = true;
+  let away = false;
   for (;;) {
     const found = await fetch("ready").then((r) => r.json()).catch(() => null);
     const missing = Object.values(found?.checks ?? {}).filter((c) => !c.ok).map((c) => c.reason);
     if (found && found.status === "ok") break;
-    again = true;
+    away = isOwed = true;
     banner.hidden = false;
     replace(banner, h("span.pulse", { "aria-hidden": "true" }), found ? t("banner.starting", { why: missing.join("; ") }) : t("banner.lost"));
     await pause(CHECK_MS);
   }
+  if (isOwed && !away) await pause(CHECK_MS); // what fails though the server is there is not asked for without a rest
   checking = false;
   banner.hidden = true;
-  if (again) dispatchEvent(new Event("dragoman:back"));
+  if (!isOwed) return;
+  isOwed = false;
+  dispatchEvent(new Event("dragoman:back"));
 }
 
 function askForKey() {
   if (document.querySelector("dialog[open]")) return;
-  const key = h("input", { type: "password", autocomplete: "off", required: true });
+  const key = h("input", { type: "password", autocomplete: "off", required: true, pattern: "\\s*[!-~]+\\s*" }); // what a header can hold
   modal(t("key.title"), [h("p", {}, t("key.text")), field(t("key.label"), key)], t("key.send"), () => {
     api.rememberKey(key.value.trim());
     show();
@@ -99,7 +105,7 @@ function askForKey() {
 applyTheme();
 frame();
 show();
-watchConnection({ again: false });
+watchConnection();
 addEventListener("hashchange", () => show({ moved: true }));
-api.connection.addEventListener("lost", () => watchConnection({ again: true }));
+api.connection.addEventListener("lost", () => { isOwed = true; watchConnection(); });
 api.connection.addEventListener("unauthorised", askForKey);

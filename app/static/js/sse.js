@@ -62,7 +62,7 @@ export async function follow(path, { signal, onEvent, onState = () => {} }) {
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error.status >= 400 && error.status < 500) {
+      if (error.status >= 400 && error.status < 500 && error.status !== 429) {
         onState(error);
         return;
       }
@@ -74,7 +74,13 @@ export async function follow(path, { signal, onEvent, onState = () => {} }) {
   }
 }
 
+/** Ends after `ms`, or once `signal` is aborted; whoever waits over and over leaves nothing at the signal. */
 export const pause = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms);
-  signal?.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+  const end = () => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", end);
+    resolve();
+  };
+  const timer = setTimeout(end, ms);
+  signal?.addEventListener("abort", end);
 });

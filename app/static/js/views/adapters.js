@@ -16,15 +16,20 @@ export function mount(root, { path, signal }) {
   const bring = h("button", { type: "button", onclick: () => openImport(load) }, t("import.open"));
   replace(root, h("header.view-head", {}, h("h1", {}, t("nav.adapters")), h("p.actions", {}, bring)), body);
 
+  let asked = 0;
   async function load() {
+    const turn = ++asked;
     try {
       const adapters = await get("adapters", { signal });
+      if (turn !== asked) return; // a newer answer is on its way
+      const focused = document.activeElement?.closest("details.adapter")?.dataset.name;
       const open = new Set([...body.querySelectorAll("details.adapter[open]")].map((d) => d.dataset.name));
       if (path[0]) open.add(path[0]);
       replace(body, adapters.length ? adapters.map((a) => adapterBox(a, { reload: load, signal, open: open.has(a.name) || adapters.length === 1 }))
         : emptyState(t("adapters.empty"), t("adapters.empty.text"), h("a.button.primary", { href: address(["train"]) }, t("adapters.empty.do"))));
+      if (focused) body.querySelector(`details[data-name="${CSS.escape(focused)}"] > summary`)?.focus();
     } catch (problem) {
-      if (!signal.aborted) replace(body, problemBox(problem, { retry: load }));
+      if (!signal.aborted && turn === asked) replace(body, problemBox(problem, { retry: load }));
     }
   }
 
@@ -124,7 +129,7 @@ function showDetails(ref, seal) {
   };
   const content = h("div.details", {},
     h("dl.facts", {}, Object.entries(facts).filter(([, v]) => v !== null && v !== undefined && v !== "").map(([k, v]) => h("div", {}, h("dt", {}, t(`seal.${k}`)), h("dd", {}, String(v))))),
-    seal.job_id && h("p", {}, h("a", { href: address(["jobs", seal.job_id]), onclick: () => document.querySelector("dialog[open]").close() }, t("seal.job"))),
+    seal.job_id && h("p", {}, h("a", { href: address(["jobs", seal.job_id]) }, t("seal.job"))),
     seal.evaluation ? [evaluationPanel(seal.evaluation, { adapter: ref.split("@")[0], adapter_version: ref.split("@")[1] }), samplesPanel(seal.evaluation)] : h("p", {}, t("seal.not_judged")));
   reader(ref, content);
 }

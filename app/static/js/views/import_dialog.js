@@ -4,6 +4,7 @@ import { upload } from "../api.js";
 import { field, h } from "../dom.js";
 import { t } from "../i18n.js";
 import { modal, toast } from "../notices.js";
+import { languageTags } from "./language_tags.js";
 
 export function openImport(done) {
   const file = h("input", { type: "file", accept: ".zip,.tar,.gz,.tgz", required: true });
@@ -15,7 +16,7 @@ export function openImport(done) {
   const description = h("input", { maxlength: 2000 });
   const current = h("input", { type: "checkbox" });
   modal(t("import.title"), [
-    h("p", {}, t("import.text")),
+    h("p", {}, t("import.text")), languageTags(),
     field(t("import.file"), file, t("import.file.hint")), field(t("import.name"), name, t("train.adapter.hint")),
     h("div.fields", {}, field(t("train.source"), source), field(t("train.target"), target)),
     field(t("param.prompt.template.label"), template, t("import.prompt.hint")), field(t("param.prompt.system.label"), system),

@@ -19,6 +19,7 @@ export class PreviewPanel {
   }
 
   hide() {
+    clearTimeout(this.timer);
     this.element.hidden = true;
     this.shown = null;
   }

@@ -2,7 +2,7 @@
 
 import { post, request } from "../api.js";
 import { announce, field, h, replace } from "../dom.js";
-import { number, t } from "../i18n.js";
+import { languageName, number, t } from "../i18n.js";
 import { copyButton, modal, note, problemBox, toast } from "../notices.js";
 import { events } from "../sse.js";
 
@@ -66,7 +66,7 @@ export class ResultCard {
         this.adapter && h("button.quiet.small", { type: "button", onclick: () => this.#suggest(result) }, t("suggest.open")),
         h("span.hint", {}, [
           result.adapter,
-          detected && t("translate.detected", { language: detected.language, confidence: number(detected.confidence) }),
+          detected && t("translate.detected", { language: languageName(detected.language), confidence: number(detected.confidence) }),
           t("translate.usage", { ...result.usage, time: number(result.seconds, 1) }),
         ].filter(Boolean).join(" · "))));
   }

@@ -7,12 +7,12 @@ import { busy, problemBox } from "../notices.js";
 import { address, draft, keepDraft, note } from "../store.js";
 import { ConfigForm } from "./config_form.js";
 import { estimate } from "./estimate.js";
+import { languageTags } from "./language_tags.js";
 import { PreviewPanel } from "./preview_panel.js";
 import { UploadPanel } from "./upload_panel.js";
 
 const DRAFT = "train";
 const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-const LANGUAGE_TAGS = ["en", "zh", "lzh", "de", "fr", "es", "it", "pt", "nl", "pl", "ru", "uk", "ar", "tr", "hi", "ja", "ko", "vi", "th", "id"];
 
 export async function mount(root, { params, signal }) {
   replace(root, h("h1", {}, t("nav.train")), busy(t("train.loading")));
@@ -28,7 +28,7 @@ export async function mount(root, { params, signal }) {
   } catch (problem) {
     if (signal.aborted) return;
     addEventListener("dragoman:back", () => mount(root, { params, signal }), { signal, once: true });
-    replace(root, h("h1", {}, t("nav.train")), problemBox(problem, { retry: () => mount(root, { params, signal }) }));
+    replace(root, h("h1", {}, t("nav.train")), problemBox(problem, { retry: () => dispatchEvent(new Event("dragoman:back")) }));
   }
 }
 
@@ -86,7 +86,7 @@ class TrainView {
     this.start = h("button.primary.large", { type: "button", onclick: () => this.submit() }, t("train.start"));
     replace(this.settings,
       h("h2", { id: "settings-title" }, t("train.settings")),
-      h("datalist", { id: "language-tags" }, LANGUAGE_TAGS.map((tag) => h("option", { value: tag }, languageName(tag)))),
+      languageTags(),
       h("datalist", { id: "adapter-names" }, this.adapters.map((a) => h("option", { value: a.name }))),
       h("div.fields", {}, this.nameField, this.sourceField, this.targetField), this.nameNote,
       this.form.element, h("div.fields", {}, field(t("train.priority"), this.priority, t("train.priority.hint"))), this.estimate, this.fault,

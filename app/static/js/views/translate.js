@@ -26,7 +26,7 @@ export async function mount(root, { params, signal }) {
   } catch (problem) {
     if (signal.aborted) return;
     addEventListener("dragoman:back", () => mount(root, { params, signal }), { signal, once: true });
-    replace(root, h("h1", {}, t("nav.translate")), problemBox(problem, { retry: () => mount(root, { params, signal }) }));
+    replace(root, h("h1", {}, t("nav.translate")), problemBox(problem, { retry: () => dispatchEvent(new Event("dragoman:back")) }));
     return;
   }
   if (!signal.aborted) new TranslateView(root, { adapters, languages, jobs, params, signal });
