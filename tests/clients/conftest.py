@@ -37,7 +37,7 @@ def running_server(settings: Settings) -> Iterator[str]:
         yield url
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)
     assert not thread.is_alive()
 
 
@@ -51,6 +51,7 @@ def boxed_url(
         data_dir=tmp_path_factory.mktemp("boxed") / "data",
         redis_url=f"{_redis_server.url}?db=2",
         device="cpu",
+        num_threads=1,  # more of them spin where tests share the processors, and take seconds for a token
     )
     with running_server(settings) as url:
         yield url

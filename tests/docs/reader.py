@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tests.docs.likeness import matching_ids
 from tests.docs.snippets import ROOT, Snippet
 
-_TIMEOUT_S = 240
+_TIMEOUT_S = 600
 
 
 class Reader:
@@ -29,11 +29,11 @@ class Reader:
     def names(self, document: str) -> dict[str, Any]:
         return self._names.setdefault(document, {})
 
-    def run(self, snippet: Snippet, shorter: dict[str, str] | None = None) -> str:
-        """Its output. `shorter`: what is to be replaced in it. Raises what Python raises, or CalledProcessError."""
+    def run(self, snippet: Snippet, instead: dict[str, str] | None = None) -> str:
+        """Its output. `instead`: what is to be replaced in it. Raises what Python raises, or CalledProcessError."""
         code = snippet.code
-        for long, short in (shorter or {}).items():
-            code = code.replace(long, short)
+        for written, typed in (instead or {}).items():
+            code = code.replace(written, typed)
         code = re.sub(r"(localhost|127\.0\.0\.1):8000", self._netloc, code)
         for shown, real in self._ids.items():
             code = code.replace(shown, real)

@@ -22,6 +22,10 @@ _SHORTER = {
     "--epochs 5": "--set training.max_steps=1 --set evaluation.holdout=4 --set evaluation.promote=always",
     '{"num_train_epochs":5}': '{"max_steps":1},"evaluation":{"holdout":0,"promote":"never"}',
 }
+# A fast machine would be through with the job that is to be paused before somebody who types can pause it.
+_LONGER = {
+    """-F 'config={"source": "en", "target": "en-x-jedi"}'""": """-F 'config={"source": "en", "target": "en-x-jedi", "training": {"num_train_epochs": 100}}'""",
+}
 _API, _CLIENT, _README = "docs/api.md", "docs/client.md", "README.md"
 
 
@@ -31,7 +35,11 @@ def of(*documents: str) -> list[Snippet]:
 
 @pytest.mark.parametrize("snippet", of(_API), ids=str)
 def test_the_guide_to_the_api(snippet: Snippet, reader: Reader) -> None:
-    assert differences(snippet.shown, reader.run(snippet)) == []
+    assert differences(snippet.shown, reader.run(snippet, _LONGER)) == []
+
+
+def test_what_is_made_longer_is_there() -> None:
+    assert [sum(long in snippet.code for snippet in of(_API)) for long in _LONGER] == [1]
 
 
 @pytest.mark.parametrize("snippet", of(_README), ids=str)
