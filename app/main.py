@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import openapi, problems
+from app.allowed_hosts import AllowedHostsMiddleware
 from app.body_limit import BodyLimitMiddleware
 from app.draining import DrainingMiddleware
 from app.metrics import Metrics, MetricsMiddleware
@@ -71,6 +72,9 @@ def create_app(
         upload_paths=_UPLOAD_PATHS,
     )
     app.add_middleware(DrainingMiddleware, stopping=services.stopping)
+    if settings.allowed_hosts != "*":
+        hosts = f"{settings.host},{settings.allowed_hosts}"
+        app.add_middleware(AllowedHostsMiddleware, hosts=hosts)
     app.add_middleware(MetricsMiddleware, metrics=app.state.metrics)
     problems.install(app)
     rooms = (

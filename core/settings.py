@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_HOST = r" *((\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]) *"
+
 
 class Settings(BaseSettings):
     """One field per environment variable; README.md holds the same table."""
@@ -16,6 +18,12 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address that the server listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the server listens on")
+    allowed_hosts: str = Field(
+        "*",
+        pattern=rf"^(\*|{_HOST}(,{_HOST})*)$",
+        description="names that the server answers to, besides loopback's and its own address, and whose "
+        "pages may call it: translate.example.org,*.example.com; *: any",
+    )
     data_dir: Path = Field(
         Path("data"), description="the shared volume: datasets, jobs and adapters"
     )
