@@ -14,7 +14,7 @@ from app.engine.lora_bank import LoraBank
 from app.engine.lora_reader import read_lora, unusable
 from app.engine.stats import EngineStats
 from core.adapters import AdapterVersion
-from core.errors import ServiceError, UnavailableError
+from core.errors import UnavailableError
 
 # Weights that were read and wait for room lie outside the bounds of bank and host tier.
 _MAX_READINGS = 8
@@ -124,7 +124,7 @@ class ResidentAdapters:
             reading = reading or self._start_reading(key, version, self._max_wait_s)
             try:
                 reading.future.result()
-            except ServiceError:
+            except Exception:  # memory ran out, say: the next request may have better luck
                 self._reading.pop(key, None)
                 raise
 
