@@ -25,7 +25,7 @@ class BankedLinear(nn.Module):
     def __init__(self, base: nn.Linear, bank: "LoraBank") -> None:
         super().__init__()
         self.base = base
-        self._bank = [bank]  # in a list: the bank is not a child module
+        self._bank = bank
         dtype, device = bank.dtype, base.weight.device
         self.lora_a = torch.zeros(bank.width, base.in_features, dtype=dtype, device=device)
         self.lora_b = torch.zeros(bank.width, base.out_features, dtype=dtype, device=device)
@@ -34,7 +34,7 @@ class BankedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
         y: Tensor = self.base(x)
-        foreign = self._bank[0].foreign
+        foreign = self._bank.foreign
         if foreign is None or self.num_adapters == 0:
             return y
         used = foreign.shape[-1]

@@ -30,9 +30,8 @@ class Batch:
     # For kernels
     own: Tensor | None = None  # [tokens, width], 1 = the token's adapter's column
     bounds: Tensor | None = None  # [2, tokens], its first column and the end of its columns
-    blocks: Tensor | None = (
-        None  # [4, blocks]: first token, number of tokens, position, start of the region
-    )
+    # [4, blocks]: first token, number of tokens, position, start of the region
+    blocks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Projection:
     def __call__(self, x: Tensor, columns: int) -> Tensor:
         """x [tokens, in] -> [tokens, num_outputs + x A], the latter `columns` wide for each site; 0: without it.
 
-        Fewer columns than the bank has may be asked for where there is one site, or the weights are packed.
+        Fewer columns than the bank has may be asked for where there is one site.
         """
         num_rows = self.num_outputs + columns * len(self.sites)
         if self._weight is not None:

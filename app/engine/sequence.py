@@ -23,7 +23,6 @@ class SamplingParams:
 class FinishReason(StrEnum):
     STOP = "stop"  # the model ended its turn
     LENGTH = "length"  # max_new_tokens were generated
-    CANCELLED = "cancelled"
     ERROR = "error"
 
 
@@ -47,9 +46,7 @@ class Sequence:
     streaming: bool = False  # an Update for every token, or one at the end
 
     output_ids: list[int] = field(default_factory=list)
-    num_computed: int = (
-        0  # tokens whose keys and values are stored, or will be by the steps under way
-    )
+    num_computed: int = 0  # tokens whose keys and values are stored, or will be by steps under way
     row: int | None = None  # of the newest step's result, while its newest token lies there alone
     slot: int = 0  # row of the LoRA bank's table
     region_start: int = 0  # where its keys and values lie
