@@ -143,18 +143,19 @@ def test_a_broken_checksum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "packed",
+    "make",
     [
-        make_zip({CONFIG_FILE: b"{}", WEIGHTS_FILE: bytes(MAX_BYTES + 1)}),
-        make_zip({CONFIG_FILE: bytes(5 << 20), WEIGHTS_FILE: b"x"}),
-        make_tar({CONFIG_FILE: b"{}", WEIGHTS_FILE: bytes(MAX_BYTES + 1)}),
-        gzip.compress(make_tar({CONFIG_FILE: b"{}", "padding": bytes(3 * MAX_BYTES)})),
-        gzip.compress(make_tar({"x" * (6 << 20): b""})),  # a name of 6 MiB in the header
+        lambda: make_zip({CONFIG_FILE: b"{}", WEIGHTS_FILE: bytes(MAX_BYTES + 1)}),
+        lambda: make_zip({CONFIG_FILE: bytes(5 << 20), WEIGHTS_FILE: b"x"}),
+        lambda: make_tar({CONFIG_FILE: b"{}", WEIGHTS_FILE: bytes(MAX_BYTES + 1)}),
+        lambda: gzip.compress(make_tar({CONFIG_FILE: b"{}", "padding": bytes(3 * MAX_BYTES)})),
+        lambda: gzip.compress(make_tar({"x" * (6 << 20): b""})),
     ],
+    ids=["zip: weights", "zip: config", "tar: weights", "tar.gz: padding", "tar.gz: 6 MiB of name"],
 )
-def test_bombs(packed: bytes, tmp_path: Path) -> None:
+def test_bombs(make: Callable[[], bytes], tmp_path: Path) -> None:
     with pytest.raises(TooLargeError):
-        unpacked(packed, tmp_path / "out")
+        unpacked(make(), tmp_path / "out")
 
 
 def test_damage_anywhere_is_explained(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_an_open_stream_of_events_does_not_hold_up_the_end(tmp_path: Path, redis
         "DRAGOMAN_REDIS_URL": redis_url,
         "DRAGOMAN_PORT": str(port),
         "DRAGOMAN_STOP_GRACE_S": "300",
+        "DRAGOMAN_NUM_THREADS": "1",
     }
     with subprocess.Popen(
         [sys.executable, "-m", "app.main"], cwd=ROOT, env=os.environ | env

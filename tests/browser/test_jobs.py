@@ -192,7 +192,9 @@ def test_a_connection_that_dies_in_silence_is_made_again(page: Page) -> None:
 
 
 def test_a_long_curve_is_drawn_once_for_many_points(page: Page, service: Service) -> None:
-    job = service.train("replayed", ROWS, max_steps=60, logging_steps=1)
+    job = service.train(
+        "replayed", ROWS, max_steps=60, logging_steps=1, per_device_train_batch_size=1
+    )
     page.goto(f"#/jobs/{job}")
     expect(page.locator("h1 .status")).to_have_text("succeeded")
     page.add_init_script(
