@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from app.deps import DatasetsDep, RegistryDep, VolumeDep
+from app.json_lines import MEDIA_TYPE, JsonLines
 from app.routes.openai.files import read_conversations
 from app.suggestions import read_suggestions
 from core.adapters import check_adapter_name
@@ -14,14 +15,13 @@ from core.datasets import Dataset, DatasetStore
 
 router = APIRouter(tags=["datasets"])
 
-_JSONL = "application/jsonl"
 _ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"content": {_JSONL: {}}, "description": "JSON lines"}
+    200: {"content": {MEDIA_TYPE: {}}, "description": "JSON lines"}
 }
 
 
 @router.get("/datasets/{dataset_id}/download", response_class=StreamingResponse, responses=_ANSWER)
-def download_dataset(dataset_id: str, store: DatasetsDep) -> StreamingResponse:
+def download_dataset(dataset_id: str, store: DatasetsDep) -> JsonLines:
     """The rows of a dataset as JSON lines: `prompt` and `completion`, or `messages`. Uploaded again, they are the same dataset."""
     return _attached(_rows(store.get(dataset_id), store), dataset_id)
 
@@ -31,7 +31,7 @@ def download_suggestions(
     volume: VolumeDep,
     registry: RegistryDep,
     adapter: Annotated[str | None, Query(max_length=63, description="empty: of all")] = None,
-) -> StreamingResponse:
+) -> JsonLines:
     """Suggested translations as JSON lines, oldest first: `prompt`, `completion`, and whose answer was bettered."""
     if adapter:
         path = volume.suggestions / f"{check_adapter_name(adapter)}.jsonl"
@@ -48,6 +48,6 @@ def _rows(dataset: Dataset, store: DatasetStore) -> Iterator[str]:
     return (f"{row.model_dump_json(exclude_defaults=True)}\n" for row in store.rows(dataset.id))
 
 
-def _attached(lines: Iterator[str], name: str) -> StreamingResponse:
+def _attached(lines: Iterator[str], name: str) -> JsonLines:
     disposition = f'attachment; filename="{name}.jsonl"'
-    return StreamingResponse(lines, media_type=_JSONL, headers={"Content-Disposition": disposition})
+    return JsonLines(lines, {"Content-Disposition": disposition})

@@ -11,6 +11,7 @@ from starlette.datastructures import UploadFile as StarletteUploadFile
 
 from app.deps import DatasetsDep, JobsDep, ServicesDep
 from app.forms import form_values, opened_form
+from app.json_lines import MEDIA_TYPE, JsonLines
 from app.routes.datasets import delete_dataset, ingest_upload
 from app.routes.openai.shapes import Deleted, FileObject, Page
 from app.services import Services
@@ -87,12 +88,12 @@ def get_file(file_id: str, store: DatasetsDep) -> FileObject:
 @router.get(
     "/{file_id}/content",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/jsonl": {}}}},
+    responses={200: {"content": {MEDIA_TYPE: {}}}},
 )
-def get_content(file_id: str, store: DatasetsDep) -> StreamingResponse:
+def get_content(file_id: str, store: DatasetsDep) -> JsonLines:
     """The rows as they are trained on: JSONL, one conversation a line."""
     store.get(file_id)
-    return StreamingResponse(read_conversations(file_id, store), media_type="application/jsonl")
+    return JsonLines(read_conversations(file_id, store))
 
 
 @router.delete("/{file_id}")
