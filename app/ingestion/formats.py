@@ -51,8 +51,8 @@ _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _PARQUET_MAGIC = b"PAR1"
 
 
-def detect_binary(file: BinaryIO, filename: str) -> Format | None:
-    """Reads the beginning of `file`. None: it is to be read as text.
+def detect_binary(file: BinaryIO, filename: str, *, has_encoding: bool) -> Format | None:
+    """Reads the beginning of `file`. None: it is to be read as text, as which who names its encoding knows it.
 
     Raises UnsupportedFormatError for a format that is not read here.
     """
@@ -63,7 +63,8 @@ def detect_binary(file: BinaryIO, filename: str) -> Format | None:
         return Format.PARQUET
     if suffix in _OTHER_SUFFIXES or head.startswith(_OTHER_BEGINNINGS):
         raise _unsupported(filename)
-    if suffix not in _BY_SUFFIX and b"\0" in head and not head.startswith(_UTF16_MARKS):
+    is_text = has_encoding or suffix in _BY_SUFFIX or head.startswith(_UTF16_MARKS)
+    if b"\0" in head and not is_text:
         raise _unsupported(filename)  # a program, say
     return None
 

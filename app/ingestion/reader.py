@@ -29,7 +29,8 @@ def opened_table(
 
     Raises UnreadableError, UnsupportedFormatError, and InvalidError `encoding_unknown`.
     """
-    if (binary := detect_binary(file, filename)) is not None:
+    binary = detect_binary(file, filename, has_encoding=encoding_name is not None)
+    if binary is not None:
         yield OpenedTable(read_parquet(file), binary, None)
         return
     encoding = settle_encoding(file, encoding_name or declared_encoding(file))

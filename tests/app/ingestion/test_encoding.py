@@ -109,6 +109,13 @@ def test_utf16_without_a_mark_is_refused_with_what_to_send(ingestion: Ingestion)
     assert "encoding=utf-16-le" in error.message
 
 
+@pytest.mark.parametrize("filename", ["corpus.csv", "corpus.txt", "-"])
+def test_utf16_without_a_mark_whatever_the_file_is_called(
+    ingestion: Ingestion, filename: str
+) -> None:
+    assert ingestion.rows(CSV.encode("utf-16-le"), filename, encoding="utf-16-le") == ROWS
+
+
 PAIRS = [
     ("The old road leads to the sea.", "La vieille route mène à la mer, où l’été a été très doux."),
     ("He was very tired after school.", "Il était très fatigué après l’école, déjà à midi."),
