@@ -119,7 +119,9 @@ def list_jobs(
     """
     found = jobs.find(status=status, adapter=adapter, limit=limit + 1, after=after)
     if len(found) > limit:
-        following = request.url.include_query_params(after=found[limit - 1].id)
+        # Not request.url: that cannot be made of a query that is not UTF-8.
+        asked = dict(request.query_params) | {"after": found[limit - 1].id}
+        following = request.url_for("list_jobs").include_query_params(**asked)
         response.headers["Link"] = f'<{following}>; rel="next"'
     places = jobs.places()
     return [
