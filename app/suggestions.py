@@ -3,6 +3,7 @@
 `suggestions/{adapter}.jsonl` can be uploaded as a dataset as it is.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,20 +29,24 @@ class Suggestion(BaseModel):
 
 
 def add_suggestion(volume: Volume, adapter: str, suggestion: Suggestion) -> None:
-    """Appends a line to the adapter's file. Raises UnavailableError `suggestions_full` at 16 MiB."""
+    """Appends a line to the adapter's file. Raises UnavailableError `suggestions_full` at 16 MiB, and OSError."""
     path = volume.suggestions / f"{adapter}.jsonl"
     line = suggestion.model_dump_json().encode() + b"\n"
     # One write at the end of the file: lines of several servers do not mix.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        if os.fstat(handle).st_size + len(line) > _MAX_FILE_BYTES:
+        size = os.fstat(handle).st_size
+        if size + len(line) > _MAX_FILE_BYTES:
             raise UnavailableError(
                 f"the suggestions for {adapter} fill {_MAX_FILE_BYTES:,} bytes already; the operator can "
                 f"take suggestions/{path.name} from the volume",
                 code="suggestions_full",
                 retry_after_s=3600,
             )
-        os.write(handle, line)
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            line = b"\n" + line  # a full volume took half of the last one
+        if os.write(handle, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(handle)
 
