@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from app.engine.adapters import ResidentAdapters
-from app.engine.forward import PROBE_TOKENS, Forward, probe_ids
+from app.engine.forward import PROBE_TOKENS, Forward
 from app.engine.model import BaseModel
 from app.engine.runner import Runner
 from app.engine.scheduler import Admission, Scheduler
 from app.engine.sequence import FinishReason, Sequence, Update
 from app.engine.stats import EngineStats
-from app.engine.step import Span, Step
 from core.adapters import AdapterVersion
 from core.errors import InvalidError, ServiceError, UnavailableError
 
@@ -46,12 +45,10 @@ class Engine:
         self._num_threads = limits.num_threads or _num_processors()
         self._bank = model.create_bank(width=limits.lora_width, num_slots=limits.max_adapters)
         self._cache = model.create_cache(limits.kv_cache_tokens)
-        self._probe_region = self._allocate_probe_region()
         self._forward = Forward(
             model,
             self._bank,
             self._cache,
-            probe_region=self._probe_region,
             max_tokens=limits.max_running + limits.max_prefill_tokens,
             max_rows=limits.max_running,
         )
@@ -62,7 +59,7 @@ class Engine:
         self._adapters = ResidentAdapters(
             self._bank,
             self._stats,
-            probe=self._probe,
+            probe=self._forward.is_sound,
             wake=self._wake,
             max_wait_s=limits.adapter_wait_s,
             host_bytes=limits.adapter_memory_mb << 20,
@@ -97,13 +94,9 @@ class Engine:
         self._adapters.close()
 
     @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
     def fault(self) -> str | None:
         """Why nothing is served any more; None while it is."""
-        if self._device_fault is None and not self.is_alive:
+        if self._device_fault is None and not self._thread.is_alive():
             return "the engine's thread has ended"
         return self._device_fault
 
@@ -363,27 +356,6 @@ class Engine:
             self._num_queued = 0
         for sequence in left:
             self._deliver_end(sequence, FinishReason.ERROR, error)
-
-    def _allocate_probe_region(self) -> int:
-        start = self._cache.regions.allocate(PROBE_TOKENS)
-        if start is None:
-            raise ServiceError(
-                f"a key/value store of {self._cache.regions.capacity} tokens is too small",
-                code="kv_cache_too_small",
-            )
-        return start
-
-    def _probe(self, slot: int) -> bool:
-        """Whether an adapter that was just loaded answers with finite logits. One short forward pass."""
-        step = Step(
-            token_ids=probe_ids(self._model.vocab_size),
-            sources=[-1] * PROBE_TOKENS,
-            positions=list(range(PROBE_TOKENS)),
-            slots=[slot] * PROBE_TOKENS,
-            spans=[Span(0, PROBE_TOKENS, 0, self._probe_region)],
-            last_rows=list(range(PROBE_TOKENS)),
-        )
-        return bool(self._forward.run(step).isfinite().all())
 
 
 def _num_processors() -> int:

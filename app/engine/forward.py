@@ -2,6 +2,7 @@
 
 import logging
 from importlib.util import find_spec
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from app.engine.lora_bank import LoraBank
 from app.engine.model import BaseModel
 from app.engine.operations import Batch, Operations
 from app.engine.step import Span, Step
+from core.errors import ServiceError
 
 _HAS_TRITON = find_spec("triton") is not None  # it comes with torch for GPUs
 if _HAS_TRITON:
@@ -35,12 +37,12 @@ class Forward:
         bank: LoraBank,
         cache: KVCache,
         *,
-        probe_region: int,
         max_tokens: int,
         max_rows: int,
     ) -> None:
-        """`probe_region`: where PROBE_TOKENS places of the cache may be written. A step has at most `max_tokens`, of
-        which at most `max_rows` yield a new one.
+        """A step has at most `max_tokens`, of which at most `max_rows` yield a new one.
+
+        Takes PROBE_TOKENS places of the cache. Raises ServiceError `kv_cache_too_small`.
         """
         self._model = model
         self._bank = bank
@@ -48,7 +50,8 @@ class Forward:
         # Whether a step may be asked for before the tokens of the one before it are known here.
         self.is_asynchronous = model.device.type == "cuda"
         self._graphs: DecoderGraphs | None = None
-        self._operations, self._decoder = self._choose_way(_probe(probe_region, model.vocab_size))
+        self._probe_region = _take_probe_region(cache)
+        self._operations, self._decoder = self._choose_way()
         if _HAS_TRITON and self._decoder is not None and isinstance(self._operations, Kernels):
             self._graphs = DecoderGraphs(
                 self._decoder,
@@ -82,9 +85,32 @@ class Forward:
         batch = self._operations.prepare(step, token_ids)
         return self._forward(batch, self._operations, self._decoder).float()
 
+    def is_sound(self, slot: int) -> bool:
+        """Whether the adapter in `slot` answers with finite logits. One short forward pass."""
+        return bool(self.run(self._probe([PROBE_TOKENS], slot)).isfinite().all())
+
+    def _probe(self, lengths: list[int], slot: int = 0) -> Step:
+        """Prompts of `lengths` tokens, PROBE_TOKENS together, spread over the vocabulary."""
+        vocab_size = self._model.vocab_size
+        starts = [0, *accumulate(lengths[:-1])]
+        spans = [
+            Span(s, n, 0, self._probe_region + s) for s, n in zip(starts, lengths, strict=True)
+        ]
+        return Step(
+            token_ids=[
+                i * max(1, vocab_size // PROBE_TOKENS) % vocab_size for i in range(PROBE_TOKENS)
+            ],
+            sources=[-1] * PROBE_TOKENS,
+            positions=[position for n in lengths for position in range(n)],
+            slots=[slot] * PROBE_TOKENS,
+            spans=spans,
+            last_rows=list(range(PROBE_TOKENS)),
+        )
+
     @torch.no_grad()  # not inference mode: what is fused here is written to at every load
-    def _choose_way(self, probe: Step) -> tuple[Operations, Decoder | None]:
+    def _choose_way(self) -> tuple[Operations, Decoder | None]:
         """The fastest that can be had here and answers as the model's own code in plain torch does."""
+        probe = self._probe([5, 3])
         operations, decoder = Operations(self._bank), None
         token_ids = torch.tensor(probe.token_ids, device=self._model.device)
         batch = operations.prepare(probe, token_ids)
@@ -119,19 +145,11 @@ class Forward:
         return is_right
 
 
-def _probe(region: int, vocab_size: int) -> Step:
-    """Two sequences that fit into PROBE_TOKENS places."""
-    spans = [Span(0, 5, 0, region), Span(5, 3, 0, region + 5)]
-    return Step(
-        token_ids=probe_ids(vocab_size),
-        sources=[-1] * PROBE_TOKENS,
-        positions=[0, 1, 2, 3, 4, 0, 1, 2],
-        slots=[0] * PROBE_TOKENS,
-        spans=spans,
-        last_rows=list(range(PROBE_TOKENS)),
-    )
-
-
-def probe_ids(vocab_size: int) -> list[int]:
-    """PROBE_TOKENS ids, spread over the vocabulary."""
-    return [i * max(1, vocab_size // PROBE_TOKENS) % vocab_size for i in range(PROBE_TOKENS)]
+def _take_probe_region(cache: KVCache) -> int:
+    start = cache.regions.allocate(PROBE_TOKENS)
+    if start is None:
+        raise ServiceError(
+            f"a key/value store of {cache.regions.capacity} tokens is too small",
+            code="kv_cache_too_small",
+        )
+    return start

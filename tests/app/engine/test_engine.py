@@ -437,7 +437,7 @@ def test_a_listener_whose_event_loop_is_closed_harms_nobody(engine: Engine, tiny
     engine.submit(broken, request.sequence)
     assert request.result().token_ids == peft_greedy(tiny.reference, PROMPT, None, 12)
     wait_until(lambda: engine.stats().num_running == 0)
-    assert engine.is_alive
+    assert engine.fault is None
 
 
 def test_a_failed_step_fails_its_sequences_and_the_next_are_served(
@@ -483,7 +483,7 @@ def test_a_device_that_fails_for_good_ends_the_engine(
     error = request.result().error
     assert isinstance(error, UnavailableError)
     assert error.code == ("step_failed" if place == "step" else "not_ready")
-    wait_until(lambda: not engine.is_alive)
+    wait_until(lambda: engine.fault)
     assert engine.fault is not None
     assert engine.fault.endswith("CUDA error: device-side assert triggered")
     with pytest.raises(UnavailableError, match="device-side assert") as raised:
@@ -501,7 +501,7 @@ def test_stop_lets_running_finish_and_refuses_new_ones(tiny: Tiny) -> None:
     with pytest.raises(UnavailableError) as raised:
         engine.submit(make_request(PROMPT).sequence)
     assert raised.value.code == "stopping"
-    assert not engine.is_alive
+    assert engine.fault == "the engine's thread has ended"
 
 
 def test_stop_without_grace_tells_everyone(tiny: Tiny) -> None:
