@@ -23,6 +23,7 @@ from statistics import median, quantiles
 from dragoman import Client
 from dragoman.errors import ConnectionFailedError
 from dragoman.models import Job
+from embedded.__main__ import claim_port
 
 ROWS = Path(__file__).parents[1] / "examples" / "yoda.csv"
 SENTENCE = "The old fisherman repaired his boat before the winter storm came."
@@ -71,7 +72,7 @@ def main() -> None:
 
 @contextmanager
 def _service(folder: str, policy: str) -> Iterator[Client]:
-    port = 19_000 + os.getpid() % 1000
+    port = claim_port("127.0.0.1", 0)
     environment = os.environ | {
         "DRAGOMAN_DATA_DIR": folder,
         "DRAGOMAN_PORT": str(port),

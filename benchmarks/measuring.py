@@ -26,6 +26,7 @@ from core.adapters import AdapterVersion
 from core.base_model import EMBEDDED
 from core.settings import Settings
 from core.volume import Volume
+from embedded.__main__ import claim_port
 from embedded.redis_server import EmbeddedRedis
 
 
@@ -101,7 +102,7 @@ def through_engine(
 @contextmanager
 def running_service(base: Path, volume: Volume, concurrency: int) -> Iterator[str]:
     """The real server in a process of its own."""
-    port = 18_000 + os.getpid() % 1000
+    port = claim_port("127.0.0.1", 0)
     with EmbeddedRedis(volume.root) as redis:
         environment = os.environ | {
             "DRAGOMAN_REDIS_URL": redis.url,

@@ -126,7 +126,7 @@ def _score(
             raise SystemExit(response.text)
         hypotheses += response.json()["translatedText"]
     references = [[target for _, target in pairs]]
-    tokenize = "zh" if job["config"]["target"].startswith("zh") else "13a"
+    tokenize = "zh" if (job["config"]["target"] or "").startswith("zh") else "13a"
     bleu = sacrebleu.corpus_bleu(hypotheses, references, tokenize=tokenize)
     return bleu.score, sacrebleu.corpus_chrf(hypotheses, references).score
 
