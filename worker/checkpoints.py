@@ -83,9 +83,9 @@ class CheckpointFolder:
             self._publish(staged, record, self.path / TRAINED)
 
     def prune(self, kept_steps: Iterable[int]) -> None:
-        """Removes all but the newest two and those of `kept_steps`."""
-        kept = {step_folder(self.path, step) for step in kept_steps}
-        for path in step_folders(self.path)[_NUM_KEPT:]:
+        """Removes all but the newest two that can be gone on from, and those of `kept_steps`."""
+        kept = {*self._usable()[:_NUM_KEPT], *(step_folder(self.path, step) for step in kept_steps)}
+        for path in step_folders(self.path):
             if path not in kept:
                 self._volume.remove_folder(path)
 
@@ -93,9 +93,8 @@ class CheckpointFolder:
         """Shows transformers these checkpoints, and no others, where it looks for the best one and writes the next."""
         for left in folder.glob("checkpoint-*"):
             left.unlink() if left.is_symlink() else shutil.rmtree(left)
-        for path in step_folders(self.path):
-            if self._read(path):
-                (folder / path.name.replace("step", "checkpoint")).symlink_to(path)
+        for path in self._usable():
+            (folder / path.name.replace("step", "checkpoint")).symlink_to(path)
 
     def _publish(self, written: Path, record: Checkpoint, target: Path) -> Path:
         record.files = {p.name: p.stat().st_size for p in written.iterdir() if p.is_file()}
@@ -112,6 +111,10 @@ class CheckpointFolder:
                 written.rename(target)
         flush_entries(self.path)
         return target
+
+    def _usable(self) -> list[Path]:
+        """Newest first."""
+        return [path for path in step_folders(self.path) if self._read(path)]
 
     def _read(self, path: Path) -> Checkpoint | None:
         try:

@@ -324,6 +324,18 @@ def test_of_another_base_model(volume: Volume, folder: CheckpointFolder) -> None
     assert folder.newest()
 
 
+def test_what_cannot_be_gone_on_from_takes_nobodys_place(
+    volume: Volume, folder: CheckpointFolder
+) -> None:
+    """A job that was paused, and begins anew on another base model: its old checkpoints are of later steps."""
+    for step in (500, 510):
+        written(volume, folder, step, base="another")
+    for step in (2, 5, 7, 9):
+        written(volume, folder, step)
+        folder.prune([2])
+    assert sorted(p.name for p in folder.path.iterdir()) == ["step-2", "step-7", "step-9"]
+
+
 def test_what_was_trained_comes_first(
     jobs: Jobs, volume: Volume, folder: CheckpointFolder, build: Build
 ) -> None:
