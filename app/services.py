@@ -104,7 +104,7 @@ class Services:
     def send(self, job_id: str) -> None:
         """Puts a job's message into the queue. Should that fail, the sweep sends it later."""
         try:
-            send_training(self.queue, job_id, self.jobs.get(job_id).config.device)
+            send_training(self.queue, job_id, self.jobs.device(job_id))
             self.jobs.mark_sent(job_id)
         except (KombuError, CeleryError, redis.RedisError, OSError) as error:
             logger.warning("job %s could not be sent now: %s", job_id, error)

@@ -228,6 +228,14 @@ class JobStore:
             raise _not_found(job_id)
         return str(before)
 
+    def device(self, job_id: str) -> str:
+        """Which workers its message is for, though the rest of its record be unreadable. Raises NotFoundError."""
+        _check_id(job_id)
+        device = self._redis.hget(f"dragoman:job:{job_id}", "device")
+        if device is None:
+            raise _not_found(job_id)
+        return str(device)
+
     def mark_sent(self, job_id: str) -> None:
         """Its message is in the queue."""
         self._redis.hset(f"dragoman:job:{job_id}", "sent_at", _now())

@@ -18,6 +18,7 @@ from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_do
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
+from core.errors import NotFoundError
 from core.job_store import JobStore
 from core.queue import TRAIN_TASK, create_queue, queue_name, send_training
 from core.settings import Settings
@@ -88,9 +89,10 @@ def sweep_jobs(queue: Celery, store: JobStore) -> None:
         return
     try:
         for job_id in store.sweep():
-            send_training(queue, job_id, store.get(job_id).config.device)
-            store.mark_sent(job_id)
-            logger.info("job %s was sent again", job_id)
+            with suppress(NotFoundError):  # deleted meanwhile
+                send_training(queue, job_id, store.device(job_id))
+                store.mark_sent(job_id)
+                logger.info("job %s was sent again", job_id)
     except (RedisError, OperationalError) as error:
         logger.warning("cannot look after lost jobs now: %s", error)
 

@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from redis import Redis
 
+from core.errors import NotFoundError
 from core.job_store import JobStore
 from core.jobs import Progress
 from core.queue import TRAINING_QUEUE
@@ -115,6 +117,15 @@ class TestSweepSends:
         assert store.claim("a")
         expire_lease(redis)
         assert store.sweep() == ["a"]
+
+    def test_unreadable_record(self, store: JobStore, redis: Redis) -> None:
+        """Its message goes out like those of the jobs behind it, which wait for none of it."""
+        for job_id, age_s in (("a", 90), ("b", 60)):
+            store.create(new_job(job_id, age_s=age_s), max_queued=10)
+        redis.hset("dragoman:job:a", "record", "{}")
+        assert [store.device(job_id) for job_id in store.sweep()] == ["auto", "auto"]
+        with pytest.raises(NotFoundError):
+            store.device("nobody")
 
     def test_id_without_a_record(self, store: JobStore, redis: Redis) -> None:
         redis.sadd("dragoman:jobs:open", "ghost")
