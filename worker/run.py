@@ -341,6 +341,6 @@ def _of_batches(asked: TrainingSection, used: TrainingSection) -> Iterator[str]:
 def _of_learning(result: TrainingResult) -> Iterator[str]:
     if not result.has_learnt:
         yield (
-            f"the loss did not fall ({result.first_loss:.2f} at first, {result.final_loss:.2f} at "
-            "last): a lower config.training.learning_rate may help"
+            f"the loss did not fall: the last tenth of its curve is on average no lower than {result.first_loss:.2f}, "
+            "where it began; a lower config.training.learning_rate may help"
         )

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +198,7 @@ def run_training(trainer: SFTTrainer, checkpoint: Path | None = None) -> Trainin
         final_loss=losses[-1],
         num_trainable=num_trainable,
         batch_size=trainer.args.per_device_train_batch_size,
-        has_learnt=_has_fallen(losses),
+        has_learnt=has_fallen(losses),
     )
 
 
@@ -254,8 +254,11 @@ def _packed(data: TrainingData, training: TrainingSection) -> Dataset:
     )
 
 
-def _has_fallen(losses: list[float]) -> bool:
-    """Whether a curve's last tenth lies below its beginning; of a short curve nothing can be said, so yes."""
+def has_fallen(losses: Sequence[float]) -> bool:
+    """Whether a curve's last tenth lies below its first point; of a short curve nothing can be said, so yes.
+
+    Not below its first tenth: the first point alone comes before any learning, and a ruinous rate has raised the second.
+    """
     length = len(losses) // 10
     return length == 0 or sum(losses[-length:]) / length < losses[0]
 

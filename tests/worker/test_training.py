@@ -19,6 +19,7 @@ from tests.worker.trainers import CPU, EXACT, first_batch, losses_of, renderer_o
 from worker.packed_attention import used_by
 from worker.training import (
     choose_precision,
+    has_fallen,
     linear_layers,
     load_base,
     run_training,
@@ -253,3 +254,18 @@ def test_run_that_learns_nothing(build: BuildTrainer) -> None:
     result = run_training(build("embedded", training=training))
     assert result.final_loss > result.first_loss
     assert not result.has_learnt
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([3.0] * 10 + [2.9] * 10, True),
+        ([2.0] * 30, False),
+        ([*[3.0] * 10, *[2.0] * 9, 3.5], True),  # one hard batch at the end says nothing
+        ([2.7, *[40.0] * 9, *[10.0] * 10], False),  # it falls, but from what the rate has destroyed
+        ([1.0, 2.0, 3.0], True),
+        ([], True),
+    ],
+)
+def test_what_counts_as_a_fall(losses: list[float], expected: bool) -> None:
+    assert has_fallen(losses) is expected
