@@ -234,6 +234,4 @@ class DatasetStore:
     def delete(self, dataset_id: str) -> None:
         """Raises NotFoundError."""
         self.get(dataset_id)
-        with self._volume.staged_folder() as staged, suppress(FileNotFoundError):
-            # Suppressed: another request deleted it meanwhile. What is staged goes with the folder.
-            (self._volume.datasets / dataset_id).rename(staged / "deleted")
+        self._volume.take_away(self._volume.datasets / dataset_id)

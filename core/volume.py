@@ -67,17 +67,24 @@ class Volume:
             shutil.rmtree(left, ignore_errors=True)
 
     def remove_folder(self, path: Path) -> None:
-        """Removes a folder that others may be reading, if it is there: in one step, unless the volume is full."""
+        """Removes a folder that others may be reading, if it is there: in one step, or else piece by piece."""
         try:
-            with self.staged_folder() as staged:
-                path.rename(staged / "removed")
+            self.take_away(path)
         except OSError:
             shutil.rmtree(path, ignore_errors=True)
 
     def remove_job(self, job_id: str) -> None:
-        """Removes all folders of a job, in one step."""
-        with self.staged_folder() as staged, suppress(FileNotFoundError):
-            (self.jobs / job_id).rename(staged / "deleted")
+        """Removes all folders of a job, in one step. Raises OSError."""
+        self.take_away(self.jobs / job_id)
+
+    def take_away(self, path: Path) -> None:
+        """Removes a folder, if it is there, in one step, for which a full volume has room. Raises OSError."""
+        removed = self._staging / secrets.token_hex(8)
+        try:
+            path.rename(removed)
+        except FileNotFoundError:
+            self._staging.stat()  # raises where it is the volume that is not there
+        shutil.rmtree(removed, ignore_errors=True)
 
     @contextmanager
     def staged_folder(self) -> Iterator[Path]:

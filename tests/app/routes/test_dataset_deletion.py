@@ -1,7 +1,10 @@
-"""A dataset is deleted while a job on it begins: one of the two comes first, and the other is told so."""
+"""Deleting a dataset: while a job on it begins, one of the two comes first and the other is told so; and on a full volume."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +90,27 @@ def test_who_is_killed_meanwhile_keeps_nobody_out_for_ever(
     with redis.Redis.from_url(app_settings.redis_url) as connection:
         assert connection.pttl(lock.name) > 0, "it ends by itself"  # type: ignore[operator]
     lock.release()
+
+
+def test_a_full_volume_can_be_made_room_on(
+    client: TestClient,
+    store: JobStore,
+    app_settings: Settings,
+    dataset_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job_id = client.post("/jobs", json={"dataset_id": dataset_id, "adapter": "yoda"}).json()["id"]
+    folder = app_settings.data_dir / "jobs" / job_id
+    (folder / "attempt-1").mkdir(parents=True)
+    client.post(f"/jobs/{job_id}/cancel")
+
+    def no_space(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    # On ext4 a folder takes a block.
+    monkeypatch.setattr(Path, "mkdir", no_space)
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert client.delete(f"/datasets/{dataset_id}").status_code == 204
+    assert client.get(f"/datasets/{dataset_id}").status_code == 404
+    assert not folder.exists()
+    assert list((app_settings.data_dir / "staging").iterdir()) == []
