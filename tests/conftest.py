@@ -11,6 +11,8 @@ from core.settings import Settings
 from core.volume import Volume
 from embedded.redis_server import EmbeddedRedis
 
+_MAX_NAME = 60  # characters of a parameter in a test's name
+
 
 @pytest.hookimpl(trylast=True)  # tests/browser marks its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +20,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("e2e") or item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """What a test is given may be megabytes; its name goes into logs, messages and the environment of processes."""
+    is_long = isinstance(val, str | bytes) and len(val) > _MAX_NAME
+    return f"{val[:_MAX_NAME]!r}..." if is_long else None  # None: as pytest names it
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Why a second try was needed: that is to be explained, too."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"first try of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
 
 
 @pytest.fixture(autouse=True, scope="session")

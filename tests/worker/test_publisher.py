@@ -11,20 +11,10 @@ from core.errors import InvalidError
 from core.jobs import Evaluation, Scores
 from core.volume import Volume
 from tests.seals import make_seal
+from tests.worker.trainers import RESULT
 from worker.publisher import Publisher, adapter_card, round_lora
-from worker.training import Precision, TrainingResult, load_base
+from worker.training import Precision, load_base
 
-RESULT = TrainingResult(
-    num_steps=7,
-    num_tokens=700,
-    seconds=1.0,
-    train_loss=2.0,
-    first_loss=3.0,
-    final_loss=1.0,
-    num_trainable=64,
-    batch_size=4,
-    has_learnt=True,
-)
 EVALUATION = Evaluation(
     metric="bleu",
     rows=18,

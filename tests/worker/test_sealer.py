@@ -13,21 +13,10 @@ from core.jobs import Job
 from core.prompt import seal_prompt
 from core.volume import Volume
 from tests.worker.conftest import Jobs
+from tests.worker.trainers import RESULT
 from worker.publisher import Publisher
 from worker.sealer import save_lora
-from worker.training import Precision, TrainingResult, load_base
-
-RESULT = TrainingResult(
-    num_steps=7,
-    num_tokens=700,
-    seconds=1.0,
-    train_loss=2.0,
-    first_loss=3.0,
-    final_loss=1.0,
-    num_trainable=64,
-    batch_size=4,
-    has_learnt=True,
-)
+from worker.training import Precision, load_base
 
 
 @pytest.fixture

@@ -18,11 +18,23 @@ from tests.worker.conftest import ROWS
 from worker.dataset import TrainingData, build_training_data
 from worker.precision import Precision
 from worker.resolve import resolve_config
-from worker.training import build_trainer, load_base
+from worker.training import TrainingResult, build_trainer, load_base
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 # Losses are compared to the last digits; on processors with AVX512-BF16 layers multiply in bfloat16 otherwise.
 EXACT = {"bnb_4bit_compute_dtype": "float32"}
+# Of a run, for those who publish it.
+RESULT = TrainingResult(
+    num_steps=7,
+    num_tokens=700,
+    seconds=1.0,
+    train_loss=2.0,
+    first_loss=3.0,
+    final_loss=1.0,
+    num_trainable=64,
+    batch_size=4,
+    has_learnt=True,
+)
 
 
 def make_bases(root: Path) -> dict[str, Path]:
