@@ -14,7 +14,7 @@ from app.engine.lora_bank import LoraBank
 from app.engine.lora_reader import read_lora, unusable
 from app.engine.stats import EngineStats
 from core.adapters import AdapterVersion
-from core.errors import UnavailableError
+from core.errors import InvalidError, UnavailableError
 
 # Weights that were read and wait for room lie outside the bounds of bank and host tier.
 _MAX_READINGS = 8
@@ -37,8 +37,10 @@ def stay_single_threaded() -> None:
 class _Resident:
     slot: int
     rank: int
+    unproven: LoraWeights | None  # until its first answer was finite
     pins: int = 0
     last_used: float = 0.0
+    is_rejected: bool = False
 
 
 @dataclass(slots=True)
@@ -60,18 +62,14 @@ class ResidentAdapters:
         bank: LoraBank,
         stats: EngineStats,
         *,
-        probe: Callable[[int], bool],
         wake: Callable[[], None],
         max_wait_s: float,
         host_bytes: int,
     ) -> None:
-        """`probe(slot)` tells whether the adapter gives finite logits; `wake()` is called once files are read.
-
-        `host_bytes`: of weights that are kept in host memory once they left the bank.
-        """
+        """`wake()` is called once files are read. `host_bytes`: of weights that are kept in host memory once they left
+        the bank."""
         self._bank = bank
         self._stats = stats
-        self._probe = probe
         self._wake = wake
         self._max_wait_s = max_wait_s
         self._tier = HostTier(host_bytes)
@@ -109,8 +107,32 @@ class ResidentAdapters:
         return resident.slot
 
     def unpin(self, version: AdapterVersion) -> None:
-        self._residents[_key(version)].pins -= 1
+        key = _key(version)
+        resident = self._residents[key]
+        resident.pins -= 1
+        if resident.is_rejected and not resident.pins:
+            self._evict(key)
         self._too_large = math.inf
+
+    def accept(self, version: AdapterVersion) -> None:
+        """A pinned adapter gave a request a finite first token: its weights may be kept and loaded again."""
+        key = _key(version)
+        resident = self._residents[key]
+        if resident.unproven is not None:
+            self._tier.put(key, resident.unproven)
+            self._stats.num_adapter_host_bytes = self._tier.num_bytes
+            resident.unproven, resident.is_rejected = None, False
+
+    def reject(self, version: AdapterVersion) -> InvalidError | None:
+        """A pinned adapter gave a request a first token that was not finite: the error, if it is the adapter's fault.
+
+        Weights that are finite can still overflow. One that never answered otherwise leaves once nobody uses it.
+        """
+        resident = self._residents[_key(version)]
+        if resident.unproven is None:
+            return None
+        resident.is_rejected = True
+        return unusable(["its weights are finite, but the model's answer with them is not"])
 
     def read(self, version: AdapterVersion) -> None:
         """Reads `version` now, so that it can be pinned even if its files are removed meanwhile. Any thread.
@@ -167,22 +189,14 @@ class ResidentAdapters:
         self._reading.pop(key, None)
         started = time.monotonic()
         slot = self._bank.load(weights.rank, weights.sites)
-        is_sound = False
-        try:
-            is_sound = is_known or self._probe(slot)
-        finally:
-            if not is_sound:
-                self._bank.unload(slot)
-        if not is_sound:
-            raise unusable(["its weights are finite, but the model's answer with them is not"])
-        self._tier.put(key, weights)
         if version.is_checkpoint:
             self._drop_older(version)
         self._stats.num_adapter_loads += 1
         self._stats.num_adapter_host_hits += is_known
         self._stats.num_adapter_host_bytes = self._tier.num_bytes
         self._stats.adapter_load_seconds += time.monotonic() - started
-        resident = self._residents[key] = _Resident(slot, weights.rank)
+        resident = _Resident(slot, weights.rank, unproven=None if is_known else weights)
+        self._residents[key] = resident
         return resident
 
     def _drop_older(self, checkpoint: AdapterVersion) -> None:

@@ -59,7 +59,6 @@ class Engine:
         self._adapters = ResidentAdapters(
             self._bank,
             self._stats,
-            probe=self._forward.is_sound,
             wake=self._wake,
             max_wait_s=limits.adapter_wait_s,
             host_bytes=limits.adapter_memory_mb << 20,
@@ -291,20 +290,25 @@ class Engine:
     def _advance(self, sequence: Sequence, token_id: int) -> None:
         self._stats.num_generated_tokens += 1
         if token_id < 0:
-            self._finish(
-                sequence,
-                FinishReason.ERROR,
-                InvalidError(
-                    "the model's answer to this text was not finite; try another text or adapter",
-                    code="not_finite",
-                ),
-            )
+            self._finish(sequence, FinishReason.ERROR, self._why_not_finite(sequence))
             return
+        if sequence.adapter is not None and not sequence.output_ids:
+            self._adapters.accept(sequence.adapter)
         reason = sequence.append(token_id)
         if reason is not None:
             self._finish(sequence, reason)
         elif sequence.streaming:
             self._deliver(sequence, Update([token_id]))
+
+    def _why_not_finite(self, sequence: Sequence) -> InvalidError:
+        if sequence.adapter is not None and not sequence.output_ids:
+            error = self._adapters.reject(sequence.adapter)
+            if error is not None:
+                return error
+        return InvalidError(
+            "the model's answer to this text was not finite; try another text or adapter",
+            code="not_finite",
+        )
 
     def _finish(
         self, sequence: Sequence, reason: FinishReason, error: ServiceError | None = None

@@ -85,12 +85,9 @@ class Forward:
         batch = self._operations.prepare(step, token_ids)
         return self._forward(batch, self._operations, self._decoder).float()
 
-    def is_sound(self, slot: int) -> bool:
-        """Whether the adapter in `slot` answers with finite logits. One short forward pass."""
-        return bool(self.run(self._probe([PROBE_TOKENS], slot)).isfinite().all())
-
-    def _probe(self, lengths: list[int], slot: int = 0) -> Step:
-        """Prompts of `lengths` tokens, PROBE_TOKENS together, spread over the vocabulary."""
+    def _probe(self) -> Step:
+        """Two prompts, PROBE_TOKENS together, spread over the vocabulary."""
+        lengths = [5, 3]
         vocab_size = self._model.vocab_size
         starts = [0, *accumulate(lengths[:-1])]
         spans = [
@@ -102,7 +99,7 @@ class Forward:
             ],
             sources=[-1] * PROBE_TOKENS,
             positions=[position for n in lengths for position in range(n)],
-            slots=[slot] * PROBE_TOKENS,
+            slots=[0] * PROBE_TOKENS,
             spans=spans,
             last_rows=list(range(PROBE_TOKENS)),
         )
@@ -110,7 +107,7 @@ class Forward:
     @torch.no_grad()  # not inference mode: what is fused here is written to at every load
     def _choose_way(self) -> tuple[Operations, Decoder | None]:
         """The fastest that can be had here and answers as the model's own code in plain torch does."""
-        probe = self._probe([5, 3])
+        probe = self._probe()
         operations, decoder = Operations(self._bank), None
         token_ids = torch.tensor(probe.token_ids, device=self._model.device)
         batch = operations.prepare(probe, token_ids)

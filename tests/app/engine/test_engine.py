@@ -184,17 +184,21 @@ def test_a_bad_adapter_hurts_only_who_asked_for_it(
             for name in tensors:
                 tensors[name].fill_(float("nan") if fault == "nan" else 1e30)
         save_file(tensors, weights)
+    columns = engine.stats().num_free_lora_columns
     neighbour = make_request(PROMPT, tiny.adapters[1], max_new_tokens=30)
-    victim = make_request(PROMPT, bad)
-    engine.submit(neighbour.sequence, victim.sequence)
-    error = victim.result().error
-    assert isinstance(error, InvalidError)
-    assert error.code == "adapter_unusable"
+    victims = [make_request(PROMPT, bad), make_request([7, *PROMPT], bad)]
+    engine.submit(neighbour.sequence, *(v.sequence for v in victims))
+    for victim in victims:
+        error = victim.result().error
+        assert isinstance(error, InvalidError)
+        assert error.code == "adapter_unusable"
     assert neighbour.result().token_ids == peft_greedy(tiny.reference, PROMPT, tiny.adapters[1], 30)
-    assert bad.ref not in engine.resident_adapters
+    assert engine.resident_adapters == [tiny.adapters[1].ref]
+    assert [ref for ref, _ in engine._adapters._tier] == engine.resident_adapters
+    assert engine.stats().num_free_lora_columns == columns - 4  # its rank
 
 
-@pytest.mark.parametrize("place", ["read_lora", "probe", "load"])
+@pytest.mark.parametrize("place", ["read_lora", "load"])
 def test_a_load_that_failed_once_leaves_nothing_behind(
     engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -209,8 +213,6 @@ def test_a_load_that_failed_once_leaves_nothing_behind(
     with monkeypatch.context() as patch:
         if place == "read_lora":
             patch.setattr("app.engine.adapters.read_lora", fail)
-        elif place == "probe":
-            patch.setattr(engine._adapters, "_probe", fail)
         else:
             site = list(engine._bank.sites.values())[1]
             patch.setattr(site, "lora_b", site.lora_b[:, :1])
