@@ -119,9 +119,7 @@ def list_jobs(
     """
     found = jobs.find(status=status, adapter=adapter, limit=limit + 1, after=after)
     if len(found) > limit:
-        # Not request.url: that cannot be made of a query that is not UTF-8.
-        asked = dict(request.query_params) | {"after": found[limit - 1].id}
-        following = request.url_for("list_jobs").include_query_params(**asked)
+        following = request.url.include_query_params(after=found[limit - 1].id)
         response.headers["Link"] = f'<{following}>; rel="next"'
     places = jobs.places()
     return [
