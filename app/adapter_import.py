@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from app.adapter_archive import unpack
 from app.engine.engine import Engine
+from app.engine.lora_reader import unusable
 from app.schemas import AdapterImport
 from app.services import Serving
 from core.adapters import (
@@ -31,7 +32,6 @@ from core.volume import Volume
 _DTYPES = ("F16", "BF16", "F32")
 _KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<side>[AB])\.weight")
 _LAYER_NAME = r"^\^?[A-Za-z0-9_.]+$"
-_MAX_FAULTS = 20
 
 
 class _LoraConfig(BaseModel):
@@ -114,12 +114,12 @@ def _check_lora(folder: Path, engine: Engine) -> _LoraConfig:
         config = _LoraConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise _unusable([f"{CONFIG_FILE}, {fault}" for fault in faults]) from error
+        raise unusable([f"{CONFIG_FILE}, {fault}" for fault in faults]) from error
     faults = config.faults(list(engine.adapter_sites))
     if not faults:
         faults = _header_faults(folder / WEIGHTS_FILE, config, engine)
     if faults:
-        raise _unusable(faults)
+        raise unusable(faults)
     engine.check_adapter(folder)
     return config
 
@@ -203,12 +203,6 @@ def _read_seal(folder: Path, serving: Serving, *, keeps_prompt: bool) -> Seal:
     if not 0 <= seal.decoding.temperature <= 10:
         raise _seal_invalid(f"its temperature is {seal.decoding.temperature}; 0 to 10 is accepted")
     return seal
-
-
-def _unusable(faults: list[str]) -> InvalidError:
-    more = len(faults) - _MAX_FAULTS
-    listed = "; ".join(faults[:_MAX_FAULTS]) + (f"; and {more} more" if more > 0 else "")
-    return InvalidError(f"the adapter cannot be served: {listed}", code="adapter_unusable")
 
 
 def _seal_invalid(reason: str) -> InvalidError:

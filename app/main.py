@@ -41,15 +41,13 @@ _DRAIN_INTERVAL_S = 0.05
 _UPLOAD_PATHS = ("/datasets", "/jobs", "/adapters", "/v1/files")
 
 
-def create_app(
-    settings: Settings, *, on_load_failure: Callable[[], None] = lambda: None
-) -> FastAPI:
-    """The ASGI application. `on_load_failure` is called if the base model cannot be loaded."""
+def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
+    """The ASGI application. `on_failure` is called if nothing can be served, or nothing any more."""
     services = Services(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await services.start(on_load_failure)
+        await services.start(on_failure)
         try:
             yield
         finally:
@@ -108,7 +106,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Serves until SIGTERM or SIGINT; 1 if the base model could not be loaded."""
+    """Serves until SIGTERM or SIGINT; 1 if the base model cannot be loaded, or its device fails for good."""
     settings = Settings()
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -120,7 +118,7 @@ def main() -> int:
         failed = True
         server.should_exit = True
 
-    app = create_app(settings, on_load_failure=give_up)
+    app = create_app(settings, on_failure=give_up)
     server = _Server(
         uvicorn.Config(
             app,

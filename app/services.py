@@ -32,6 +32,7 @@ from core.volume import Volume
 logger = logging.getLogger(__name__)
 
 _SWEEP_INTERVAL_S = 3.0
+_WATCH_INTERVAL_S = 1.0
 _SERVING_INTERVAL_S = 0.1
 
 
@@ -79,12 +80,15 @@ class Services:
         self.stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, on_load_failure: Callable[[], None]) -> None:
-        """Starts loading the base model and sweeping for lost jobs; returns at once."""
+    async def start(self, on_failure: Callable[[], None]) -> None:
+        """Starts loading the base model and sweeping for lost jobs; returns at once.
+
+        `on_failure` is called if nothing can be served, or nothing any more, until the process is restarted.
+        """
         self.volume.create()
         self.volume.sweep_staging()
         self._tasks = [
-            asyncio.create_task(self._load(on_load_failure)),
+            asyncio.create_task(self._load_and_watch(on_failure)),
             asyncio.create_task(self._sweep()),
         ]
         if self.settings.device_policy == "wait":
@@ -109,13 +113,18 @@ class Services:
         except (KombuError, CeleryError, redis.RedisError, OSError) as error:
             logger.warning("job %s could not be sent now: %s", job_id, error)
 
-    async def _load(self, on_failure: Callable[[], None]) -> None:
+    async def _load_and_watch(self, on_failure: Callable[[], None]) -> None:
         try:
             self.serving = await asyncio.to_thread(self._load_serving)
         except Exception as error:  # whatever it is, the operator must see it, and the process end
             logger.critical("the base model could not be loaded: %s", error, exc_info=error)
             self.load_error = str(error)
-            on_failure()
+        else:
+            engine = self.serving.engine
+            while engine.fault is None:
+                await asyncio.sleep(_WATCH_INTERVAL_S)
+            logger.critical("nothing can be served any more: %s", engine.fault)
+        on_failure()
 
     def _load_serving(self) -> Serving:
         settings = self.settings

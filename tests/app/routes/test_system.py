@@ -1,6 +1,7 @@
 """Health, readiness, metrics, documentation, and errors that no route made."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,21 @@ def test_a_device_that_fails_for_good_is_not_ready(
     assert "dragoman_ready 0.0" in client.get("/metrics").text
     translation = client.post("/translate", json={"q": "x", "adapter": "base"})
     assert translation.status_code == 503
+
+
+def test_a_device_that_fails_for_good_ends_the_server(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who keeps it up starts another process, in which the device works again."""
+    given_up = threading.Event()
+    with TestClient(create_app(settings, on_failure=given_up.set)) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not given_up.is_set()
+        monkeypatch.setattr(Engine, "fault", "CUDA error: unspecified launch failure")
+        assert given_up.wait(60)
 
 
 def test_metrics(client: TestClient) -> None:
@@ -82,7 +98,7 @@ def test_not_ready_says_why(tmp_path: Path, redis_url: str) -> None:
     (tmp_path / "no-model").mkdir()
     (tmp_path / "no-model" / "config.json").write_text("{}")
     given_up = threading.Event()
-    with TestClient(create_app(settings, on_load_failure=given_up.set)) as client:
+    with TestClient(create_app(settings, on_failure=given_up.set)) as client:
         assert given_up.wait(60)
         response = client.get("/ready")
         assert response.status_code == 503
