@@ -23,8 +23,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """What a test is given may be megabytes; its name goes into logs, messages and the environment of processes."""
-    is_long = isinstance(val, str | bytes) and len(val) > _MAX_NAME
+    """What a test is given may be megabytes, and archives hold the time at which they were made; a test's name is short,
+    and the same in every process."""
+    if isinstance(val, bytes) and len(val) > _MAX_NAME:
+        return "bytes"
+    is_long = isinstance(val, str) and len(val) > _MAX_NAME
     return f"{val[:_MAX_NAME]!r}..." if is_long else None  # None: as pytest names it
 
 

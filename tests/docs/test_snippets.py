@@ -61,7 +61,7 @@ def python_blocks() -> list[Snippet]:
     return [b for b in indented_blocks(_CLIENT) if not b.code.startswith("pip install")]
 
 
-@pytest.mark.parametrize("snippet", filter(runs, python_blocks()), ids=str)
+@pytest.mark.parametrize("snippet", list(filter(runs, python_blocks())), ids=str)
 def test_the_clients_examples(snippet: Snippet, reader: Reader) -> None:
     folder = reader.folder
     (folder / "in.txt").write_text("I am tall.\nYou are old.\n", encoding="utf-8")
