@@ -21,7 +21,6 @@ def adapters(tiny: Tiny) -> Iterator[ResidentAdapters]:
     resident = ResidentAdapters(
         load_nf4(tiny.folder).create_bank(width=8, num_slots=3),
         EngineStats(),
-        probe=lambda _: True,
         wake=lambda: None,
         max_wait_s=10,
         host_bytes=1 << 20,
@@ -100,3 +99,31 @@ def test_slots_run_out_before_columns_do(
     adapters.unpin(running[1])
     assert pin(late)
     assert running[1].ref not in adapters.refs
+
+
+def test_an_adapter_that_never_answered_is_not_kept(
+    adapters: ResidentAdapters, make: Callable[..., AdapterVersion], pin: Pin
+) -> None:
+    version = make("mine", 2)
+    assert pin(version) is not None
+    assert pin(version) is not None
+    error = adapters.reject(version)
+    assert error is not None
+    assert error.code == "adapter_unusable"
+    adapters.unpin(version)
+    assert adapters.refs == [version.ref], "somebody uses it still"
+    adapters.unpin(version)
+    assert adapters.refs == []
+    assert len(adapters._tier) == 0
+
+
+def test_an_adapter_that_answered_once_is_not_to_blame_for_a_text(
+    adapters: ResidentAdapters, make: Callable[..., AdapterVersion], pin: Pin
+) -> None:
+    version = make("mine", 2)
+    assert pin(version) is not None
+    adapters.accept(version)
+    assert adapters.reject(version) is None
+    adapters.unpin(version)
+    assert adapters.refs == [version.ref]
+    assert len(adapters._tier) == 1
