@@ -8,11 +8,14 @@ from typing import Any, BinaryIO, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
+from httpx_sse import ServerSentEvent
 from pydantic import TypeAdapter, ValidationError
 
 from dragoman.errors import UnexpectedAnswerError, UnsendableError
 
 T = TypeVar("T")
+
+_MAX_SHOWN = 200  # characters of what came instead
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,34 @@ def reads(kind: type[T] | Any) -> Callable[[httpx.Response], T]:
         try:
             return adapter.validate_json(response.content)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
             raise UnexpectedAnswerError(
                 f"{response.request.method} {response.url} answered what a Dragoman server does not: "
-                f"{place + ': ' if place else ''}{first['msg']}"
+                f"{_first_fault(error)}"
             ) from error
 
     return read
+
+
+def reads_event(kind: type[T]) -> Callable[[ServerSentEvent], T]:
+    """A reader of events that hold JSON of the type `kind`. It raises UnexpectedAnswerError, which shows what came."""
+    adapter: TypeAdapter[T] = TypeAdapter(kind)
+
+    def read(event: ServerSentEvent) -> T:
+        try:
+            return adapter.validate_json(event.data)
+        except ValidationError as error:
+            raise UnexpectedAnswerError(
+                f"an event {event.event!r} holds {event.data[:_MAX_SHOWN]!r}, which a Dragoman server does not send: "
+                f"{_first_fault(error)}"
+            ) from error
+
+    return read
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place + ': ' if place else ''}{first['msg']}"
 
 
 def read_text(response: httpx.Response) -> str:

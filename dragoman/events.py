@@ -1,17 +1,18 @@
 """A job's live events, over as many connections as it takes: what was seen, and when to connect again."""
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from httpx_sse import ServerSentEvent
 
-from dragoman.calls import Call, path, read_nothing
+from dragoman.calls import Call, path, read_nothing, reads_event
 from dragoman.errors import DragomanError
 from dragoman.models import Job
 from dragoman.retries import backoff_s
 from dragoman.transport import STREAM_TIMEOUT
+
+_read_data = reads_event(dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ class EventCursor:
         )
 
     def take(self, event: ServerSentEvent) -> JobEvent | None:
-        """None: nothing to tell."""
+        """None: nothing to tell. Raises UnexpectedAnswerError."""
         self._failures, self._away_since = 0, None
         self._last_id = event.id or self._last_id
         if not event.data:
             return None
-        data = json.loads(event.data)
+        data = _read_data(event)
         self.finished = event.event == "done"
         return JobEvent(event.event, data, event.id or None)
 

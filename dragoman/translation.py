@@ -1,12 +1,11 @@
 """One translation request, and its answer as a stream of tokens."""
 
-import json
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Generic, Literal, Self, TypedDict, TypeVar
 
 from httpx_sse import ServerSentEvent
 
-from dragoman.calls import Call, read_nothing, reads
+from dragoman.calls import Call, read_nothing, reads, reads_event
 from dragoman.errors import UnexpectedAnswerError, from_problem
 from dragoman.models import Answer, Token, Translation, Translations
 
@@ -43,22 +42,32 @@ def kind_of(q: str | list[str]) -> type[Translation] | type[Translations]:
     return Translation if isinstance(q, str) else Translations
 
 
+class _Failure(Answer):
+    """A problem document that comes after the status line."""
+
+    status: int
+
+
+_read_token = reads_event(Token)
+_read_failure = reads_event(_Failure)
+
+
 class _StreamState(Generic[Result]):
     """`result`: the whole answer, there once the stream has ended."""
 
     def __init__(self, kind: type[Result]) -> None:
         self.result: Result | None = None
-        self._kind = kind
+        self._read_result = reads_event(kind)
 
     def _take(self, event: ServerSentEvent) -> Token | None:
-        """Raises ApiError where the server failed in the middle."""
-        data = json.loads(event.data)
+        """Raises ApiError where the server failed in the middle; UnexpectedAnswerError."""
         if event.event == "token":
-            return Token.model_validate(data)
+            return _read_token(event)
         if event.event == "done":
-            self.result = self._kind.model_validate(data)
+            self.result = self._read_result(event)
         elif event.event == "error":
-            raise from_problem(data["status"], data)
+            failure = _read_failure(event)
+            raise from_problem(failure.status, failure.model_dump())
         return None
 
     def _check_whole(self) -> None:

@@ -1,6 +1,8 @@
 """The client against the real service."""
 
 import asyncio
+import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 
 import dragoman
 from core import __version__
-from tests.dragoman.servers import CuttingProxy, Reply, ScriptedServer
+from tests.dragoman.servers import CuttingProxy, Reply, ScriptedServer, translated
 
 TEXT = "The soup is cold and the bread is old."
 
@@ -84,6 +86,53 @@ def test_a_server_that_fails_in_the_middle_of_a_stream(scripted: ScriptedServer)
         assert next(tokens).text == "a\u2028b"
         with pytest.raises(dragoman.UnavailableError, match="no memory"):
             next(tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("token", '{"index": 0, "te'),
+        ("token", '{"index": "first"}'),
+        ("done", "<html>Bad gateway</html>"),
+        ("done", '{"translatedText": "x"}'),
+        ("error", "null"),
+        ("error", '{"detail": "no status"}'),
+    ],
+)
+def test_a_broken_event_of_a_stream_is_named(
+    scripted: ScriptedServer, kind: str, data: str
+) -> None:
+    stream = {"content-type": "text/event-stream"}
+    scripted.replies = [Reply(body=f"event: {kind}\ndata: {data}\n\n", headers=stream)]
+    expected = re.escape(f"'{kind}' holds {data!r}")
+    with (
+        dragoman.Client(scripted.url) as client,
+        pytest.raises(dragoman.UnexpectedAnswerError, match=expected),
+    ):
+        list(client.translate("x", stream=True))
+
+    async def ask() -> None:
+        async with (
+            dragoman.AsyncClient(scripted.url) as asking,
+            await asking.translate("x", stream=True) as tokens,
+        ):
+            async for _ in tokens:
+                pass
+
+    with pytest.raises(dragoman.UnexpectedAnswerError, match=expected):
+        asyncio.run(ask())
+
+
+def test_events_of_a_newer_server_are_passed_over(scripted: ScriptedServer) -> None:
+    done = json.dumps(translated("x").body)
+    stream = {"content-type": "text/event-stream"}
+    body = f"event: speed\ndata: fast\n\nevent: done\ndata: {done}\n\n"
+    scripted.replies = [Reply(body=body, headers=stream)]
+    with dragoman.Client(scripted.url) as client:
+        answer = client.translate("x", stream=True)
+        assert list(answer) == []
+        assert answer.result is not None
+        assert answer.result.text == "x"
 
 
 def test_waiting_for_a_server_that_does_not_come(unused_url: str, scripted: ScriptedServer) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -254,3 +255,23 @@ def test_not_a_stream(scripted: ScriptedServer) -> None:
         list(client.jobs.events("j"))
     with dragoman.Client(scripted.url) as client, pytest.raises(dragoman.UnexpectedAnswerError):
         list(client.translate("x", stream=True))
+
+
+@pytest.mark.parametrize("data", ['{"progress": {"st', '["running"]', "<html>"])
+def test_a_broken_event_of_a_job_is_named(scripted: ScriptedServer, data: str) -> None:
+    stream = {"content-type": "text/event-stream"}
+    scripted.replies = [Reply(body=f"event: metrics\ndata: {data}\n\n", headers=stream)]
+    expected = re.escape(f"'metrics' holds {data!r}")
+    with (
+        dragoman.Client(scripted.url) as client,
+        pytest.raises(dragoman.UnexpectedAnswerError, match=expected),
+    ):
+        list(client.jobs.events("j"))
+
+    async def follow() -> list[dragoman.JobEvent]:
+        async with dragoman.AsyncClient(scripted.url) as following:
+            return [event async for event in following.jobs.events("j")]
+
+    with pytest.raises(dragoman.UnexpectedAnswerError, match=expected):
+        asyncio.run(follow())
+    assert len(scripted.seen) == 2, "asked again, it would say the same"
