@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from redis import Redis
 from redis.lock import Lock
 
@@ -51,6 +51,12 @@ _RESEND_AFTER_S = 5.0
 _LOCK_S = 30.0  # after which it is free, should its holder have been killed
 # Priority goes before age, which is in seconds.
 _PRIORITY_SCORES = {Priority.HIGH: 0, Priority.NORMAL: 10**10, Priority.LOW: 2 * 10**10}
+
+
+class UnreadableJobError(ConflictError):
+    """The record of a job is not one: damaged, or written by another release."""
+
+    code = "job_unreadable"
 
 
 class LeaseLostError(Exception):
@@ -127,12 +133,33 @@ class JobStore:
         return self.get(str(answer))
 
     def get(self, job_id: str) -> Job:
-        """Raises NotFoundError `job_not_found`."""
+        """Raises NotFoundError `job_not_found`, or UnreadableJobError."""
         _check_id(job_id)
         fields: dict[str, str] = self._redis.hgetall(f"dragoman:job:{job_id}")  # type: ignore[assignment]
         if "record" not in fields:
             raise _not_found(job_id)
-        return _parse(fields)
+        try:
+            return _parse(fields)
+        except (ValueError, TypeError) as error:
+            raise UnreadableJobError(
+                f"job {job_id} is {fields.get('status')}, and its record cannot be read: "
+                f"{_first_fault(error)}; it can be cancelled and, once it has ended, deleted"
+            ) from error
+
+    def status(self, job_id: str) -> str:
+        """Of a job whose record may be unreadable. Raises NotFoundError."""
+        return self._field(job_id, "status")
+
+    def device(self, job_id: str) -> str:
+        """Which workers the message of a job is for, though its record be unreadable. Raises NotFoundError."""
+        return self._field(job_id, "device")
+
+    def _field(self, job_id: str, name: str) -> str:
+        _check_id(job_id)
+        value = self._redis.hget(f"dragoman:job:{job_id}", name)
+        if value is None:
+            raise _not_found(job_id)
+        return str(value)
 
     def find(
         self,
@@ -142,7 +169,7 @@ class JobStore:
         limit: int = 20,
         after: str | None = None,
     ) -> list[Job]:
-        """Newest first; `after` is the id of the last job of the page before."""
+        """Newest first; `after` is the id of the last job of the page before. Unreadable ones are left out."""
         ids: list[str] = self._redis.zrevrange(_ALL, 0, -1)  # type: ignore[assignment]
         if after is not None:
             ids = ids[ids.index(after) + 1 :] if after in ids else []
@@ -163,8 +190,19 @@ class JobStore:
         return counts
 
     def uses_dataset(self, dataset_id: str) -> bool:
-        """Whether a job that has not ended trains on it."""
-        return any(job.dataset_id == dataset_id for job in self._present(self._open_ids()))
+        """Whether a job that has not ended trains on it, or may, as its record does not tell."""
+        for job_id in self._open_ids():
+            record = self._redis.hget(f"dragoman:job:{job_id}", "record")
+            if record is None:
+                continue  # deleted meanwhile
+            used = _dataset_of(str(record))
+            if used is None:
+                logger.warning(
+                    "the record of job %s names no dataset, so all are taken to be in use", job_id
+                )
+            if used in (None, dataset_id):
+                return True
+        return False
 
     def dataset_lock(self, dataset_id: str) -> Lock:
         """To be held from the look at a dataset until a job on it is recorded, or it is deleted: never both at once."""
@@ -228,14 +266,6 @@ class JobStore:
             raise _not_found(job_id)
         return str(before)
 
-    def device(self, job_id: str) -> str:
-        """Which workers its message is for, though the rest of its record be unreadable. Raises NotFoundError."""
-        _check_id(job_id)
-        device = self._redis.hget(f"dragoman:job:{job_id}", "device")
-        if device is None:
-            raise _not_found(job_id)
-        return str(device)
-
     def mark_sent(self, job_id: str) -> None:
         """Its message is in the queue."""
         self._redis.hset(f"dragoman:job:{job_id}", "sent_at", _now())
@@ -250,7 +280,11 @@ class JobStore:
             )
             if outcome:
                 logger.warning("job %s lost its worker and is now %s", job_id, outcome)
-            score = self._lacks_message(job_id)
+            try:
+                score = self._lacks_message(job_id)
+            except ValueError as error:
+                logger.warning("whether job %s lacks a message cannot be read: %s", job_id, error)
+                continue
             if score is not None:
                 to_send[job_id] = score
         return sorted(to_send, key=lambda i: to_send[i])
@@ -295,11 +329,14 @@ class JobStore:
         return bool(self._redis.exists(_SERVING))
 
     def _present(self, ids: Iterable[str]) -> Iterator[Job]:
-        """Those that were not deleted meanwhile."""
+        """Those that can be read and were not deleted meanwhile."""
         for job_id in ids:
             try:
                 job = self.get(job_id)
             except NotFoundError:
+                continue
+            except UnreadableJobError as error:
+                logger.warning("passed over: %s", error)
                 continue
             yield job
 
@@ -309,13 +346,25 @@ class JobStore:
     # What only the worker that holds a job may do
 
     def claim(self, job_id: str) -> Claim | None:
-        """Takes a queued job, atomically; None if another worker has it, or it waits no more."""
+        """Takes a queued job, atomically; None if another worker has it, or it waits no more.
+
+        One that cannot be read fails: it would stand before all others for ever.
+        """
         _check_id(job_id)
         device = self._redis.hget(f"dragoman:job:{job_id}", "device")
         token = self._claim(
             keys=_keys(job_id), args=[job_id, _now(), self._lease_ms, str(device or "auto")]
         )
-        return Claim(job=self.get(job_id), token=token) if token else None
+        if not token:
+            return None
+        try:
+            return Claim(job=self.get(job_id), token=token)
+        except UnreadableJobError as unreadable:
+            logger.error("failed: %s", unreadable)
+            error = JobError(code=unreadable.code, message=unreadable.message)
+            fields = {"error": error.model_dump_json()}
+            self._fenced_write(job_id, token, fields, status="failed", expected=[*CLAIMED])
+            return None
 
     def claim_next(self, device: str) -> Claim | None:
         """Takes the job of the highest priority, and of these the oldest, that may run on `device`; None if there is none."""
@@ -377,7 +426,9 @@ class JobStore:
             fields["adapter_version"] = str(adapter_version)
         if error is not None:
             fields["error"] = error.model_dump_json()
-        is_moved = self._fenced_write(claim, fields, status=status, expected=expected)
+        is_moved = self._fenced_write(
+            claim.job.id, claim.token, fields, status=status, expected=expected
+        )
         if is_moved and status == "succeeded" and claim.job.started_at:
             seconds = (datetime.now(UTC) - claim.job.started_at).total_seconds()
             self._redis.lpush(_DURATIONS, f"{seconds:.3f}")
@@ -390,18 +441,18 @@ class JobStore:
         event = {"progress": progress.model_dump()}
         if metric is not None:
             event |= metric.model_dump(exclude_none=True)
-        self._fenced_write(claim, fields, event_type="metrics", event=event)
+        self._fenced_write(claim.job.id, claim.token, fields, event_type="metrics", event=event)
 
     def resolve(self, claim: Claim, resolved: JobConfig, warnings: list[str]) -> None:
         """Notes what the device and the base model made of the job's config. Raises LeaseLostError."""
-        self._fenced_write(
-            claim, {"resolved": resolved.model_dump_json(), "warnings": json.dumps(warnings)}
-        )
+        fields = {"resolved": resolved.model_dump_json(), "warnings": json.dumps(warnings)}
+        self._fenced_write(claim.job.id, claim.token, fields)
 
     def judge(self, claim: Claim, evaluation: Evaluation) -> None:
         """Writes the judgement, and announces it. Raises LeaseLostError."""
         self._fenced_write(
-            claim,
+            claim.job.id,
+            claim.token,
             {"evaluation": evaluation.model_dump_json()},
             event_type="evaluation",
             event=evaluation.model_dump(mode="json"),
@@ -409,7 +460,8 @@ class JobStore:
 
     def _fenced_write(
         self,
-        claim: Claim,
+        job_id: str,
+        token: int,
         fields: dict[str, str],
         *,
         status: str = "",
@@ -418,10 +470,10 @@ class JobStore:
         event: dict[str, Any] | None = None,
     ) -> bool:
         answer = self._write(
-            keys=_keys(claim.job.id),
+            keys=_keys(job_id),
             args=[
-                claim.job.id,
-                claim.token,
+                job_id,
+                token,
                 _now(),
                 status,
                 json.dumps(expected),
@@ -431,7 +483,7 @@ class JobStore:
             ],
         )
         if answer == "fenced":
-            raise LeaseLostError(claim.job.id)
+            raise LeaseLostError(job_id)
         return bool(answer == "ok")
 
 
@@ -468,3 +520,18 @@ def _parse(fields: dict[str, str]) -> Job:
         if name in fields:
             values[name] = fields[name]
     return Job.model_validate(values)
+
+
+def _dataset_of(record: str) -> str | None:
+    try:
+        dataset_id = json.loads(record)["dataset_id"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return dataset_id if isinstance(dataset_id, str) else None
+
+
+def _first_fault(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"

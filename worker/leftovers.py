@@ -19,7 +19,7 @@ def sweep_leftovers(volume: Volume, store: JobStore) -> None:
     volume.sweep_staging()
     for job_id in _with_leftovers(volume):
         with suppress(NotFoundError):
-            if store.get(job_id).status in ENDED:
+            if store.status(job_id) in ENDED:
                 logger.info("the checkpoints of job %s, which has ended, are removed", job_id)
                 volume.remove_checkpoints(job_id)
 

@@ -101,7 +101,7 @@ def _work(
         logger.exception("job %s failed", claim.job.id)
         store.move(claim, "failed", error=explain(error))
     with suppress(NotFoundError):  # deleted as soon as it had ended
-        if store.get(claim.job.id).status in ENDED:
+        if store.status(claim.job.id) in ENDED:
             volume.remove_checkpoints(claim.job.id)
 
 

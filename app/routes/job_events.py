@@ -77,7 +77,7 @@ def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
 
 async def _has_ended(services: Services, job_id: str) -> bool:
     try:
-        job = await run_in_threadpool(services.jobs.get, job_id)
+        status = await run_in_threadpool(services.jobs.status, job_id)
     except NotFoundError:
         return True
-    return job.status in ENDED
+    return status in ENDED

@@ -185,10 +185,9 @@ def resume_job(job_id: str, services: ServicesDep) -> JobOut:
 @router.delete("/{job_id}", status_code=204)
 def delete_job(job_id: str, jobs: JobsDep, volume: VolumeDep) -> None:
     """Remove a job that has ended: its record, events, curve and log. The version that it published stays."""
-    job = jobs.get(job_id)
-    if job.status in ENDED:
+    if jobs.status(job_id) in ENDED:
         # First, so that a failure leaves something that can be deleted again.
-        volume.remove_job(job.id)
+        volume.remove_job(job_id)
     jobs.delete(job_id)
 
 

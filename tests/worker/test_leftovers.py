@@ -1,5 +1,7 @@
 """What dead attempts leave is removed, and what a job may still need is not."""
 
+from redis import Redis
+
 from core.job_store import JobStore
 from core.volume import CHECKPOINTS, SCRATCH_PREFIX
 from tests.worker.conftest import Jobs
@@ -27,3 +29,18 @@ def test_sweep(jobs: Jobs) -> None:
     sweep_leftovers(jobs.volume, store)
     assert left(jobs, ended) == ["attempt-1", "attempt-1/log.txt"]
     assert left(jobs, waiting) == left(jobs, "unknown") == before
+
+
+def test_an_unreadable_record_keeps_no_other_job_from_being_swept(
+    jobs: Jobs, redis_url: str
+) -> None:
+    ids = [jobs.create().id for _ in range(4)]  # in whatever order they are swept
+    for job_id in ids:
+        leave(jobs, job_id)
+        jobs.store.cancel(job_id)
+    with Redis.from_url(redis_url) as redis:
+        for job_id in ids[::2]:
+            redis.hset(f"dragoman:job:{job_id}", "record", "{")
+    sweep_leftovers(jobs.volume, jobs.store)
+    for job_id in ids:
+        assert left(jobs, job_id) == ["attempt-1", "attempt-1/log.txt"]

@@ -108,6 +108,26 @@ def test_list_filters_and_pages(client: TestClient) -> None:
     assert client.get("/jobs", params={"limit": 0}).status_code == 422
 
 
+def test_an_unreadable_job_hides_no_other(client: TestClient, app_settings: Settings) -> None:
+    spoilt, sound = submit(client).json(), submit(client).json()
+    with redis.Redis.from_url(app_settings.redis_url) as connection:
+        connection.hset(f"dragoman:job:{spoilt['id']}", "record", "{}")
+    for prefix in ("/jobs", "/v1/fine_tuning/jobs"):
+        listed = client.get(prefix)
+        assert listed.status_code == 200
+        page = listed.json()
+        found = page if isinstance(page, list) else page["data"]
+        assert [job["id"] for job in found] == [sound["id"]]
+    url = f"/jobs/{spoilt['id']}"
+    assert client.get(f"/jobs/{sound['id']}").json()["queue_position"] == 2
+    for response in (client.get(url), client.post(f"{url}/cancel"), client.get(f"{url}/events")):
+        problem = response.json()
+        assert (response.status_code, problem["code"]) == (409, "job_unreadable")
+        assert spoilt["id"] in problem["detail"]
+    assert client.delete(url).status_code == 204
+    assert client.get(url).status_code == 404
+
+
 def test_cancel_a_waiting_job(client: TestClient) -> None:
     job = submit(client).json()
     cancelled = client.post(f"/jobs/{job['id']}/cancel").json()
