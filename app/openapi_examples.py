@@ -73,6 +73,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "source": {"code": "auto", "name": "Auto Detect"},
             "target": {"code": "en-x-yoda", "name": "English (yoda)"},
         },
+        "maxAlternatives": 8,
+        "maxNewTokens": 1024,
     },
     "AdapterOut": _ADAPTER,
     "CurrentVersion": {"version": 1},

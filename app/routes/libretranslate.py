@@ -63,7 +63,7 @@ class DefaultLanguages(BaseModel):
 
 
 class FrontendSettings(BaseModel):
-    """What LibreTranslate's own web page asks for."""
+    """What LibreTranslate's own web page asks for, and the limits that ours does."""
 
     charLimit: int  # noqa: N815  LibreTranslate's names
     frontendTimeout: int = 500  # noqa: N815
@@ -73,6 +73,12 @@ class FrontendSettings(BaseModel):
     filesTranslation: bool = False  # noqa: N815
     supportedFilesFormat: list[str] = []  # noqa: N815
     language: DefaultLanguages
+    maxAlternatives: int = Field(  # noqa: N815
+        description="the most `alternatives` that POST /translate accepts"
+    )
+    maxNewTokens: int = Field(  # noqa: N815
+        description="the most `max_new_tokens` that it accepts"
+    )
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
@@ -131,6 +137,8 @@ def get_frontend_settings(settings: SettingsDep, translator: TranslatorDep) -> F
             source=NamedLanguage(code="auto", name="Auto Detect"),
             target=NamedLanguage(code=target, name=display_name(target)),
         ),
+        maxAlternatives=settings.max_alternatives,
+        maxNewTokens=settings.max_new_tokens,
     )
 
 

@@ -171,12 +171,59 @@ def test_errors_say_what_to_do(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("write or paste a text")
     source(page).fill("x" * 30_000)
     page.get_by_role("button", name="Translate", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("at most 20000")
+    expect(page.get_by_role("alert")).to_contain_text("at most 20,000")
     page.route("**/translate", lambda route: route.abort())
     source(page).fill(TEXT)
     page.get_by_role("button", name="Translate", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
     expect(source(page)).to_have_value(TEXT)
+
+
+def test_the_limits_are_the_servers(page: Page, service: Service) -> None:
+    page.goto("#/translate?with=yoda")
+    page.get_by_text("Options").click()
+    limits = service.get("/frontend/settings")
+    for label, name in (("Alternatives", "maxAlternatives"), ("Longest answer", "maxNewTokens")):
+        expect(page.get_by_label(label)).to_have_attribute("max", str(limits[name]))
+    page.get_by_label("Alternatives").fill("8")
+    page.get_by_label("Alternatives").press("Tab")
+
+    smaller = limits | {"charLimit": 10, "maxAlternatives": 3, "maxNewTokens": 50}
+    page.route("**/frontend/settings", lambda route: route.fulfill(json=smaller))
+    page.reload()
+    page.get_by_text("Options").click()
+    expect(page.get_by_label("Alternatives")).to_have_value("3")
+    source(page).fill("I see.")
+    expect(page.get_by_text("characters", exact=False)).to_have_count(0)
+    source(page).fill("𠀀" * 10)  # twenty to JavaScript
+    expect(page.get_by_text("10 of 10 characters")).to_be_visible()
+    expect(source(page)).not_to_have_attribute("aria-invalid", "true")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.method))
+    source(page).fill(TEXT)
+    expect(source(page)).to_have_attribute("aria-invalid", "true")
+    page.get_by_role("button", name="Translate", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text(f"{len(TEXT)} characters")
+    expect(source(page)).to_be_focused()
+    source(page).fill("I see.")
+    page.get_by_label("Longest answer").fill("51")
+    page.get_by_role("button", name="Translate", exact=True).click()
+    expect(page.get_by_label("Longest answer")).to_be_focused()
+    assert asked == []
+
+
+def test_without_the_servers_limits_its_refusal_is_shown(page: Page) -> None:
+    page.route("**/frontend/settings", lambda route: route.fulfill(status=404, json={}))
+    page.goto("#/translate?with=yoda")
+    source(page).fill("x" * 30_000)
+    page.get_by_role("button", name="Translate", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("at most 20000")
+    source(page).fill(TEXT)
+    page.get_by_text("Options").click()
+    page.get_by_label("Alternatives").fill("99")
+    page.get_by_label("Alternatives").press("Tab")
+    page.get_by_role("button", name="Translate", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("at most 8")
 
 
 def test_the_interface_speaks_chinese(page: Page) -> None:

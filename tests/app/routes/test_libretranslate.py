@@ -110,9 +110,11 @@ def test_suggestions_are_bounded(
     assert (suggestions / "pirate.jsonl").stat().st_size == size
 
 
-def test_frontend_settings(client: TestClient) -> None:
+def test_frontend_settings(client: TestClient, app_settings: Settings) -> None:
     shown = client.get("/frontend/settings").json()
     assert shown["charLimit"] == 2000
+    assert shown["maxAlternatives"] == app_settings.max_alternatives
+    assert shown["maxNewTokens"] == app_settings.max_new_tokens
     assert shown["keyRequired"] is False
     assert shown["suggestions"] is True
     assert shown["language"]["source"] == {"code": "auto", "name": "Auto Detect"}

@@ -19,6 +19,7 @@ export default {
   "translate.auto_pair": "Detect language → {to}", "translate.version_current": "{ref} (current)", "translate.base": "the bare base model",
   "translate.no_adapters": "There is no adapter yet; the bare base model answers. Train one on your own pairs under “Train”.",
   "translate.placeholder": "Text to translate", "translate.source": "Text to translate", "translate.go": "Translate", "translate.stop": "Stop", "translate.example": "Try an example", "translate.keys": "Ctrl + Enter",
+  "translate.chars": "{n} of {max} characters", "translate.too_long": "The text has {n} characters; this server takes at most {max} at once. Shorten it, or translate it in parts.",
   "translate.nothing": "There is nothing to translate yet: write or paste a text.", "translate.empty": "The translation appears here.",
   "translate.waiting": "Waiting for the first word …", "translate.done": "Translated: {text}", "translate.stopped": "Stopped.", "translate.cut": "The connection ended before the translation did. Try again.",
   "translate.length": "Cut off at the most tokens allowed; raise “Longest answer” under Options.",

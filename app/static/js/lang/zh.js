@@ -19,6 +19,7 @@ export default {
   "translate.auto_pair": "检测语言 → {to}", "translate.version_current": "{ref}（当前）", "translate.base": "原始基础模型",
   "translate.no_adapters": "还没有适配器，由原始基础模型回答。可在“训练”页用您自己的句对训练一个。",
   "translate.placeholder": "要翻译的文字", "translate.source": "要翻译的文字", "translate.go": "翻译", "translate.stop": "停止", "translate.example": "试试例句", "translate.keys": "Ctrl + Enter",
+  "translate.chars": "{n} / {max} 个字符", "translate.too_long": "文字有 {n} 个字符，此服务器一次最多接受 {max} 个。请缩短，或分几次翻译。",
   "translate.nothing": "还没有要翻译的内容：请输入或粘贴文字。", "translate.empty": "译文会显示在这里。",
   "translate.waiting": "正在等待第一个词……", "translate.done": "译文：{text}", "translate.stopped": "已停止。", "translate.cut": "翻译完成之前连接中断了，请重试。",
   "translate.length": "已达到允许的最大长度而被截断；可在“选项”中调大“最长译文”。",

@@ -12,24 +12,29 @@ const DRAFT = "translate";
 const MAX_COLUMNS = 4;
 const EXAMPLES = { en: "The soup is cold and the bread is old.", lzh: "王怒，遂去。" };
 const IN_TRAINING = ["running", "evaluating", "paused"];
-const OPTIONS = {
-  alternatives: { value: 0, min: 0, max: 8, step: 1 },
+const NEARLY = 0.8; // of the longest text: from there on its length is shown
+
+/** With the limits of GET /frontend/settings; what it does not tell is left to the server's refusal. */
+const optionsWithin = ({ maxAlternatives, maxNewTokens }) => ({
+  alternatives: { value: 0, min: 0, max: maxAlternatives, step: 1 },
   temperature: { value: 0, min: 0, max: 2, step: 0.1 },
-  max_new_tokens: { value: "", min: 1, max: 1024, step: 1 },
-};
+  max_new_tokens: { value: "", min: 1, max: maxNewTokens, step: 1 },
+});
 
 export async function mount(root, { params, signal }) {
   replace(root, h("h1.visually-hidden", {}, t("nav.translate")), busy(t("translate.loading")));
-  let adapters, languages, jobs;
+  let adapters, languages, jobs, limits;
   try {
-    [adapters, languages, jobs] = await Promise.all([get("adapters", { signal }), get("languages", { signal }), jobsInTraining(signal)]);
+    [adapters, languages, jobs, limits] = await Promise.all([
+      get("adapters", { signal }), get("languages", { signal }), jobsInTraining(signal), get("frontend/settings", { signal }).catch(() => ({})),
+    ]);
   } catch (problem) {
     if (signal.aborted) return;
     addEventListener("dragoman:back", () => mount(root, { params, signal }), { signal, once: true });
     replace(root, h("h1", {}, t("nav.translate")), problemBox(problem, { retry: () => dispatchEvent(new Event("dragoman:back")) }));
     return;
   }
-  if (!signal.aborted) new TranslateView(root, { adapters, languages, jobs, params, signal });
+  if (!signal.aborted) new TranslateView(root, { adapters, languages, jobs, limits, params, signal });
 }
 
 /** Jobs that have learnt something to try; without the queue one can translate all the same. */
@@ -39,12 +44,13 @@ async function jobsInTraining(signal) {
 }
 
 class TranslateView {
-  constructor(root, { adapters, languages, jobs, params, signal }) {
-    Object.assign(this, { adapters, languages, signal });
+  constructor(root, { adapters, languages, jobs, limits, params, signal }) {
+    Object.assign(this, { adapters, languages, signal, maxChars: limits.charLimit ?? Infinity, options: optionsWithin(limits) });
     this.checkpoints = jobs.map(({ id, adapter, status, checkpoints: [newest] }) => ({
       value: `job:${id}`, label: t(`checkpoint.${status}`, { adapter, step: newest.step }),
     }));
     this.kept = { text: "", options: {}, results: {}, running: false, ...draft(DRAFT) };
+    for (const [name, { max }] of Object.entries(this.options)) if (this.kept.options[name] > max) this.kept.options[name] = max;
     this.choices = this.#choices();
     const values = this.choices.flatMap((group) => group.options.map((o) => o.value));
     const likely = adapters.find((a) => a.current && [a.source, a.target].includes(language)) ?? adapters.find((a) => a.current);
@@ -89,7 +95,7 @@ class TranslateView {
     } });
     this.pickerHint = h("p.hint");
     this.input = h("textarea.source", {
-      "aria-label": t("translate.source"), value: this.kept.text, rows: 6, spellcheck: "true", placeholder: t("translate.placeholder"),
+      "aria-label": t("translate.source"), "aria-describedby": "source-length", value: this.kept.text, rows: 6, spellcheck: "true", placeholder: t("translate.placeholder"),
       oninput: () => this.#keep({ text: this.input.value }), onkeydown: (e) => {
         if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) { e.preventDefault(); this.run(); }
       },
@@ -97,6 +103,7 @@ class TranslateView {
     this.go = h("button.primary", { type: "button", onclick: () => this.run() }, t("translate.go"));
     this.stop = h("button", { type: "button", hidden: true, onclick: () => this.stopping?.abort() }, t("translate.stop"));
     this.example = h("button.quiet", { type: "button", onclick: () => { this.input.value = this.#exampleText(); this.#keep({ text: this.input.value }); this.run(); } }, t("translate.example"));
+    this.length = h("span.hint", { id: "source-length" });
     this.fault = h("div");
     this.columns = h("div.columns");
     this.compareBox = h("details.compare", { open: this.compared.length > 0 }, h("summary", {}, t("translate.compare")),
@@ -107,8 +114,20 @@ class TranslateView {
     picker.append(this.pickerHint);
     replace(root, h("h1.visually-hidden", {}, t("nav.translate")),
       h("div.translate-bar", {}, picker),
-      h("div.panes", {}, h("div.pane", {}, this.input, h("p.actions", {}, this.go, this.stop, this.example, h("span.hint.keys", {}, t("translate.keys")))), this.columns),
-      this.fault, this.compareBox, this.#optionsBox(), this.call);
+      h("div.panes", {}, h("div.pane", {}, this.input, h("p.actions", {}, this.go, this.stop, this.example, h("span.hint.keys", {}, t("translate.keys")), this.length)), this.columns),
+      this.fault, this.compareBox, this.optionsBox = this.#optionsBox(), this.call);
+    this.#showLength();
+  }
+
+  /** In characters as the server counts them, not in JavaScript's halves. */
+  #showLength() {
+    const n = [...this.input.value].length;
+    const isTooLong = n > this.maxChars;
+    this.length.textContent = n > NEARLY * this.maxChars ? t("translate.chars", { n, max: this.maxChars }) : "";
+    this.length.classList.toggle("error-text", isTooLong);
+    if (isTooLong) this.input.setAttribute("aria-invalid", "true");
+    else this.input.removeAttribute("aria-invalid");
+    return isTooLong && t("translate.too_long", { n, max: this.maxChars });
   }
 
   #compareChoices() {
@@ -129,7 +148,7 @@ class TranslateView {
   }
 
   #optionsBox() {
-    const fields = Object.entries(OPTIONS).map(([name, { value, ...limits }]) => {
+    const fields = Object.entries(this.options).map(([name, { value, ...limits }]) => {
       const input = h("input", {
         type: "number", value: this.kept.options[name] ?? value, ...limits,
         onchange: () => {
@@ -152,7 +171,9 @@ class TranslateView {
     for (const ref of chosen) {
       if (!this.cards.has(ref)) this.cards.set(ref, new ResultCard(ref, this.#label(ref), this.#adapterOf(ref), this.kept.results[ref]));
     }
-    for (const ref of [...this.cards.keys()]) if (!chosen.includes(ref)) this.cards.delete(ref);
+    for (const ref of [...this.cards.keys()].filter((r) => !chosen.includes(r))) {
+      this.cards.delete(ref);
+    }
     this.columns.dataset.count = chosen.length;
     replace(this.columns, chosen.map((ref) => this.cards.get(ref).element));
     this.example.hidden = !this.#exampleText() || Boolean(this.input.value);
@@ -178,13 +199,14 @@ class TranslateView {
 
   #body(ref) {
     const [source, target] = ref.split(">");
-    const options = Object.fromEntries(Object.entries(this.kept.options).filter(([name, v]) => v !== "" && v !== OPTIONS[name].value));
+    const options = Object.fromEntries(Object.entries(this.kept.options).filter(([name, v]) => v !== "" && v !== this.options[name].value));
     return { q: this.input.value, ...(target ? { source, target } : { adapter: ref }), ...options };
   }
 
   #keep(changes) {
     Object.assign(this.kept, changes);
     keepDraft(DRAFT, this.kept);
+    this.#showLength();
     this.example.hidden = !this.#exampleText() || Boolean(this.input.value);
     this.#showCall();
   }
@@ -199,9 +221,16 @@ class TranslateView {
   async run() {
     if (this.stopping) return;
     replace(this.fault);
-    if (!this.input.value.trim()) {
-      replace(this.fault, h("p.notice", { role: "alert" }, t("translate.nothing")));
+    const fault = this.input.value.trim() ? this.#showLength() : t("translate.nothing");
+    if (fault) {
+      replace(this.fault, h("p.notice", { role: "alert" }, fault));
       this.input.focus();
+      return;
+    }
+    const wrong = this.optionsBox.querySelector(":invalid");
+    if (wrong) {
+      this.optionsBox.open = true;
+      wrong.reportValidity();
       return;
     }
     this.stopping = new AbortController();
