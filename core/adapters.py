@@ -2,7 +2,7 @@
 
 The folder is the registry: `adapters/{name}/versions/{n}/` appears by one rename, never changes after, and goes by one
 rename; `adapters/{name}/current.json` names the current version and is replaced in one step, as is `traffic.json`, a
-canary's weights. `adapters/{name}/deleted/{n}` keeps the number of a deleted version from being given out again.
+canary's weights. `adapters/{name}/deleted-{n}` keeps the number of a deleted version from being given out again.
 """
 
 import errno
@@ -246,21 +246,16 @@ class AdapterRegistry:
         if number not in adapter.versions:
             self._raise_not_found(f"{name}@{number}")
         self._refuse_in_use(name, number)
+        # An empty file in a folder that is there, and a rename: a full volume has room for both.
         tombstone = self._tombstone(name, number)
-        tombstone.parent.mkdir(exist_ok=True)
         tombstone.touch()
         flush_entries(tombstone.parent)
         folder = self._folder(name) / "versions" / str(number)
-        with self._volume.staged_folder() as staged:
-            try:
-                folder.rename(staged / "version")
-            except FileNotFoundError:  # another request was faster
-                self._raise_not_found(f"{name}@{number}")
-            try:
+        try:
+            with self._volume.taken_away(folder):
                 self._refuse_in_use(name, number)  # made current meanwhile
-            except ConflictError:
-                (staged / "version").rename(folder)
-                raise
+        except FileNotFoundError:  # another request was faster
+            self._raise_not_found(f"{name}@{number}")
         flush_entries(folder.parent)
 
     def seed(self, box: Path) -> list[str]:
@@ -306,13 +301,17 @@ class AdapterRegistry:
         """The highest that was ever given out."""
         # In this order: a version that goes in between has left its tombstone before.
         present = self._read(name).versions
-        deleted = self._tombstone(name, 0).parent
-        names = [p.name for p in deleted.iterdir()] if deleted.is_dir() else []
+        folder = self._folder(name)
+        tombstones = [
+            *folder.glob("deleted-*"),
+            *folder.glob("deleted/*"),
+        ]  # the folder is an older way
+        names = (path.name.removeprefix("deleted-") for path in tombstones)
         gone = (int(n) for n in names if _NUMBER.fullmatch(n))
         return max([*present, *gone], default=0)
 
     def _tombstone(self, name: str, number: int) -> Path:
-        return self._folder(name) / "deleted" / str(number)
+        return self._folder(name) / f"deleted-{number}"
 
     def _refuse_in_use(self, name: str, number: int) -> None:
         current = self._current(name)

@@ -79,11 +79,22 @@ class Volume:
 
     def take_away(self, path: Path) -> None:
         """Removes a folder, if it is there, in one step, for which a full volume has room. Raises OSError."""
-        removed = self._staging / secrets.token_hex(8)
         try:
-            path.rename(removed)
+            with self.taken_away(path):
+                pass
         except FileNotFoundError:
             self._staging.stat()  # raises where it is the volume that is not there
+
+    @contextmanager
+    def taken_away(self, path: Path) -> Iterator[None]:
+        """As `take_away`, but for the folder, which must be there, to be put back should the block fail."""
+        removed = self._staging / secrets.token_hex(8)
+        path.rename(removed)
+        try:
+            yield
+        except BaseException:
+            removed.rename(path)
+            raise
         shutil.rmtree(removed, ignore_errors=True)
 
     @contextmanager

@@ -1,7 +1,10 @@
 """The registry on a real volume: a version appears whole, never changes, and one of them is current."""
 
+import errno
 import json
+import os
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -215,6 +218,59 @@ def test_a_deleted_number_is_not_given_out_again(registry: AdapterRegistry, volu
             registry.delete("yoda", number)
     with pytest.raises(NotFoundError):
         registry.delete("../yoda", 1)
+    assert list((volume.root / "staging").iterdir()) == []
+
+
+def test_numbers_deleted_before_are_not_given_out_again(
+    registry: AdapterRegistry, volume: Volume
+) -> None:
+    """Their tombstones lay in a folder of their own once."""
+    publish(registry, volume, "yoda")
+    (volume.adapters / "yoda" / "deleted").mkdir()
+    (volume.adapters / "yoda" / "deleted" / "7").touch()
+    assert publish(registry, volume, "yoda").version == 8
+
+
+def test_a_full_volume_can_be_made_room_on(
+    registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+
+    def no_space(path: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    # On ext4 a folder takes a block, and so does what is written; an empty file takes none.
+    for name in ("mkdir", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, no_space)
+    registry.delete("yoda", 2)
+    registry.delete("yoda", 3)
+    assert registry.get("yoda").versions == [1]
+    assert list((volume.root / "staging").iterdir()) == []
+    with pytest.raises(ConflictError):
+        registry.delete("yoda", 1)
+    monkeypatch.undo()
+    assert publish(registry, volume, "yoda").version == 4
+
+
+def test_a_version_made_current_while_it_is_deleted_stays(
+    registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    taken_away = volume.taken_away
+
+    def promoted_before(path: Path) -> AbstractContextManager[None]:
+        registry.promote("yoda", 2)
+        return taken_away(path)
+
+    monkeypatch.setattr(volume, "taken_away", promoted_before)
+    with pytest.raises(ConflictError):
+        registry.delete("yoda", 2)
+    assert registry.resolve("yoda").version == 2
+    assert (registry.resolve("yoda").path / WEIGHTS_FILE).is_file()
     assert list((volume.root / "staging").iterdir()) == []
 
 

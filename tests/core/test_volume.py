@@ -80,6 +80,39 @@ def test_a_staged_folder_goes_when_its_user_fails(volume: Volume) -> None:
     assert staged(volume) == []
 
 
+def test_what_is_taken_away_is_gone_at_once_and_for_good(volume: Volume) -> None:
+    folder = volume.datasets / "ds-1"
+    folder.mkdir()
+    with volume.taken_away(folder):
+        assert not folder.exists()
+    assert not folder.exists()
+    assert staged(volume) == []
+    with pytest.raises(FileNotFoundError), volume.taken_away(folder):
+        pass
+    volume.take_away(folder)  # is there no more
+
+
+def test_what_is_taken_away_comes_back_where_that_fails(volume: Volume) -> None:
+    folder = volume.datasets / "ds-1"
+    folder.mkdir()
+    (folder / "file").write_text("kept")
+
+    def fail_half_way() -> None:
+        with volume.taken_away(folder):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert (folder / "file").read_text() == "kept"
+    assert staged(volume) == []
+
+
+def test_nothing_is_taken_from_a_volume_that_is_gone(volume: Volume) -> None:
+    shutil.rmtree(volume.root)
+    with pytest.raises(FileNotFoundError):
+        volume.take_away(volume.datasets / "ds-1")
+
+
 def test_json_is_replaced_in_one_step(volume: Volume) -> None:
     path = volume.root / "value.json"
     volume.write_json(path, {"text": "old"})
