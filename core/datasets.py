@@ -1,5 +1,6 @@
 """Datasets on the volume: normalised rows, content-addressed, and what was found when they were uploaded."""
 
+import errno
 import hashlib
 import logging
 import re
@@ -185,17 +186,24 @@ class DatasetStore:
         self._volume = volume
 
     def save(self, dataset: Dataset, staged: Path) -> Dataset:
-        """Publishes the folder `staged`, which holds rows.arrow; returns the older record if it is there already."""
+        """Publishes the folder `staged`, which holds rows.arrow; returns the older record if it is there already.
+
+        It is kept even while others delete the same dataset, and takes the place of a spoilt one.
+        """
         (staged / RECORD_FILE).write_text(dataset.model_dump_json(), encoding="utf-8")
         flush_to_disk(staged)
         target = self._volume.datasets / dataset.id
-        try:
-            staged.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
+        num_unreadable = 0
+        while not _publish(staged, target):
+            try:
+                return self.get(dataset.id)
+            except NotFoundError:
+                # Deleted meanwhile, or spoilt, if it cannot be read the next time either.
+                num_unreadable += 1
+                if num_unreadable > 1:
+                    self._volume.take_away(target)
         flush_entries(self._volume.datasets)
-        return self.get(dataset.id)
+        return dataset
 
     def get(self, dataset_id: str) -> Dataset:
         """Raises NotFoundError `dataset_not_found`."""
@@ -235,3 +243,14 @@ class DatasetStore:
         """Raises NotFoundError."""
         self.get(dataset_id)
         self._volume.take_away(self._volume.datasets / dataset_id)
+
+
+def _publish(staged: Path, target: Path) -> bool:
+    """Whether `staged` was renamed; False where a folder is there."""
+    try:
+        staged.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True

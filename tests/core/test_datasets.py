@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -104,6 +106,54 @@ def test_saving_again_gives_the_first_record(volume: Volume, store: DatasetStore
     assert save(volume, dataset(name="second")).name == "first"
     assert [d.name for d in store.all()] == ["first"]
     assert list((volume.root / "staging").iterdir()) == []
+
+
+def test_saving_what_is_deleted_at_that_moment(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(volume, dataset(name="first"))
+    get, deleted = DatasetStore.get, []
+
+    def delete_first(store: DatasetStore, dataset_id: str) -> Dataset:
+        if not deleted:
+            deleted.append(dataset_id)
+            store.delete(dataset_id)
+        return get(store, dataset_id)
+
+    monkeypatch.setattr(DatasetStore, "get", delete_first)
+    assert save(volume, dataset(name="second")).name == "second"
+    assert deleted
+    assert get(DatasetStore(volume), dataset().id).name == "second"
+    assert list((volume.root / "staging").iterdir()) == []
+
+
+def test_saving_and_deleting_at_once(volume: Volume, store: DatasetStore) -> None:
+    def save_often() -> list[str]:
+        return [save(volume, dataset()).id for _ in range(40)]
+
+    def delete_often() -> None:
+        while not all(saver.done() for saver in savers):
+            with suppress(NotFoundError):
+                store.delete(dataset().id)
+
+    with ThreadPoolExecutor(4) as pool:
+        savers = [pool.submit(save_often) for _ in range(2)]
+        deleters = [pool.submit(delete_often) for _ in range(2)]
+        assert [set(saver.result()) for saver in savers] == [{dataset().id}] * 2
+        for deleter in deleters:
+            deleter.result()
+    assert list((volume.root / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_saving_in_place_of_a_spoilt_one(
+    volume: Volume, store: DatasetStore, has_record: bool
+) -> None:
+    record = volume.datasets / save(volume, dataset()).id / RECORD_FILE
+    record.write_text("{") if has_record else record.unlink()
+    assert save(volume, dataset(name="again")).name == "again"
+    assert store.get(dataset().id).name == "again"
+    assert list(store.rows(dataset().id)) == ROWS
 
 
 def test_the_newest_comes_first_and_other_things_are_passed_over(
