@@ -20,9 +20,11 @@ def submit_job(
 ) -> Job:
     """Record first, then the message: a job can be late, but not lost.
 
-    Raises NotFoundError `dataset_not_found`, UnavailableError `queue_full`, and InvalidError where the base model
-    cannot take the config.
+    A retry, by its key, gives the job that there is, whatever has become of the dataset. Raises NotFoundError
+    `dataset_not_found`, UnavailableError `queue_full`, and InvalidError where the base model cannot take the config.
     """
+    if known := services.jobs.find_by_key(idempotency_key):
+        return known
     check_config(services, wanted.adapter, wanted.config)
     hidden_size = services.require_serving().engine.hidden_size
     with services.jobs.dataset_lock(wanted.dataset_id):

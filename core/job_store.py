@@ -12,6 +12,7 @@ changes with every claim and every sweep, so a worker that was given up can no l
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -44,6 +45,7 @@ _ALL = "dragoman:jobs"
 _OPEN = "dragoman:jobs:open"
 _QUEUES = "dragoman:jobs:queue:"
 _DURATIONS = "dragoman:jobs:durations"
+_IDEMPOTENCY = "dragoman:idempotency:"
 _SERVING = "dragoman:serving"
 _DEVICES = ("auto", "cpu", "cuda")
 _NUM_DURATIONS = 20
@@ -111,7 +113,7 @@ class JobStore:
             "created_at": job.created_at.isoformat(),
             "warnings": json.dumps(job.warnings),
         }
-        key = f"dragoman:idempotency:{idempotency_key}" if idempotency_key else ""
+        key = f"{_IDEMPOTENCY}{idempotency_key}" if idempotency_key else ""
         answer = self._create(
             keys=_keys(job.id),
             args=[
@@ -131,6 +133,15 @@ class JobStore:
                 retry_after_s=30,
             )
         return self.get(str(answer))
+
+    def find_by_key(self, idempotency_key: str) -> Job | None:
+        """The job that the key made, if it made one and that was not deleted. Raises UnreadableJobError."""
+        job_id = self._redis.get(_IDEMPOTENCY + idempotency_key) if idempotency_key else None
+        if job_id is None:
+            return None
+        with suppress(NotFoundError):
+            return self.get(str(job_id))
+        return None
 
     def get(self, job_id: str) -> Job:
         """Raises NotFoundError `job_not_found`, or UnreadableJobError."""

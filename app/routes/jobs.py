@@ -89,15 +89,17 @@ async def create_job(
     """Fine-tune an adapter on a dataset (JSON with `dataset_id`), or on a file sent along (multipart)."""
     kind = media_type(request)
     if kind == "multipart/form-data":
-        wanted = await _read_form(request, services)
+        job = await _submit_form(request, services, idempotency_key or "")
     elif kind == "application/json":
         wanted = validate(JobRequest, await read_json(request))
+        job = await run_in_threadpool(
+            job_control.submit_job, services, wanted, idempotency_key or ""
+        )
     else:
         raise UnsupportedMediaTypeError(
             f"content-type {kind[:80]!r} is not accepted; send application/json with a dataset_id, "
             "or multipart/form-data with a file"
         )
-    job = await run_in_threadpool(job_control.submit_job, services, wanted, idempotency_key or "")
     response.headers["Location"] = f"{router.prefix}/{job.id}"
     return await run_in_threadpool(_show, job, services.jobs, services.volume)
 
@@ -203,8 +205,8 @@ def get_log(job_id: str, jobs: JobsDep, volume: VolumeDep) -> str:
         return file.read().decode("utf-8", "replace")
 
 
-async def _read_form(request: Request, services: Services) -> JobRequest:
-    """Stores the file as a dataset, and only once everything else in the form is sound."""
+async def _submit_form(request: Request, services: Services, idempotency_key: str) -> Job:
+    """Stores the file as a dataset, and only once everything else in the form is sound; a retry stores nothing."""
     async with opened_form(request, max_fields=20) as form:
         values = form_values(form)
         file = values.pop("file", None)
@@ -217,6 +219,8 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
             values["config"] = parse_json(values["config"], "config")
         wanted = validate(_JobForm, values)
         await run_in_threadpool(job_control.check_config, services, wanted.adapter, wanted.config)
+        if known := await run_in_threadpool(services.jobs.find_by_key, idempotency_key):
+            return known
         dataset = await run_in_threadpool(
             ingest_upload,
             UploadFile(file.file, size=file.size, filename=file.filename),
@@ -229,12 +233,13 @@ async def _read_form(request: Request, services: Services) -> JobRequest:
             settings=services.settings,
             count_tokens=services.require_serving().count_tokens,
         )
-    return JobRequest(
+    job = JobRequest(
         dataset_id=dataset.id,
         adapter=wanted.adapter,
         priority=wanted.priority,
         config=wanted.config,
     )
+    return await run_in_threadpool(job_control.submit_job, services, job, idempotency_key)
 
 
 def _show(

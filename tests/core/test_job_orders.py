@@ -136,7 +136,10 @@ class TestDelete:
             assert store.get("a").status == status
 
     def test_its_idempotency_key_is_free_again(self, store: JobStore) -> None:
-        store.create(new_job("a"), max_queued=1, idempotency_key="k")
+        assert store.find_by_key("k") is None
+        made = store.create(new_job("a"), max_queued=1, idempotency_key="k")
+        assert store.find_by_key("k") == made
+        assert store.find_by_key("") is None
         store.cancel("a")
         store.delete("a")
         assert store.create(new_job("b"), max_queued=1, idempotency_key="k").id == "b"

@@ -85,6 +85,40 @@ def test_an_idempotency_key_makes_a_retry_the_same_job(
     assert queue_length(app_settings) == 3
 
 
+def test_a_retry_after_the_dataset_was_deleted_gives_the_job_that_there_is(
+    client: TestClient,
+) -> None:
+    dataset = submit(client).json()["dataset_id"]
+    requests: dict[str, tuple[str, dict[str, Any]]] = {
+        "json": ("/jobs", {"json": {"dataset_id": dataset, "adapter": "yoda"}}),
+        "file": ("/jobs", {"files": {"file": ("a.csv", CSV)}, "data": {"adapter": "yoda"}}),
+        "openai": ("/v1/fine_tuning/jobs", {"json": {"model": "base", "training_file": dataset}}),
+    }
+
+    def send(key: str) -> Any:
+        url, content = requests[key]
+        return client.post(url, headers={"Idempotency-Key": key}, **content)
+
+    made = {}
+    for key in requests:
+        made[key] = send(key).json()["id"]
+        client.post(f"/jobs/{made[key]}/cancel")
+    for job in client.get("/jobs").json():
+        if job["status"] == "queued":
+            client.post(f"/jobs/{job['id']}/cancel")
+    assert client.delete(f"/datasets/{dataset}").status_code == 204
+    for key, job_id in made.items():
+        again = send(key)
+        assert again.status_code in (200, 202), again.text
+        assert (again.json()["id"], again.json()["status"]) == (job_id, "cancelled")
+    assert client.get(f"/datasets/{dataset}").status_code == 404, "a retry stores nothing"
+
+    assert client.delete(f"/jobs/{made['json']}").status_code == 204
+    gone = send("json")
+    assert (gone.status_code, gone.json()["code"]) == (404, "dataset_not_found")
+    assert send("file").json()["id"] == made["file"]
+
+
 def test_the_queue_is_bounded(client: TestClient) -> None:
     for _ in range(3):
         assert submit(client).status_code == 202
