@@ -1,6 +1,7 @@
 """What requests do to jobs, in whatever shape they come: submit and cancel."""
 
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from app.schemas import JobRequest
@@ -66,6 +67,20 @@ def check_config(services: Services, adapter: str, config: JobConfig) -> None:
             f"{engine.max_tokens}",
             code="max_length_too_large",
         )
+
+
+def lacks_worker(job: Job, devices: Collection[str]) -> str | None:
+    """What to tell of a job that is queued, where no worker will take it: those there are, are for `devices`."""
+    wanted = job.config.device
+    if job.status != JobStatus.QUEUED or wanted in devices or (wanted == "auto" and devices):
+        return None
+    if wanted == "auto":
+        return "no worker is there now, so the job waits for one, on a CPU or a GPU"
+    waits = f"config.device: no worker for {wanted!r} is there now, so the job waits for one"
+    if not devices:
+        return f"{waits}; nor is there any other"
+    there = " and ".join(map(repr, devices))
+    return f"{waits}; that for {there} takes jobs with {there} or 'auto'"
 
 
 def cancel_job(services: Services, job_id: str, *, publish: bool = False) -> Job:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_SWEEP_S = 10.0
 _stopping = threading.Event()
 _VOLUME_SWEEP_S = 600.0
+_PRESENCE_S = 5.0  # between two signs of life; three may get lost
 # Of a job on a CPU: requests on the same machine go first. See docs/decisions.md for what they feel.
 _NICENESS = 15
 
@@ -63,9 +64,11 @@ def create_worker(settings: Settings) -> Celery:
         instance.app.amqp.queues.select_add(queue_name(device))
 
     def on_ready(sender: Any, **_: Any) -> None:
+        show_presence(store, device)
         sweep_jobs(queue, store)
         sweep_volume(volume, store)
         repeatedly = sender.timer.call_repeatedly
+        repeatedly(_PRESENCE_S, show_presence, (store, device))
         repeatedly(min(settings.job_lease_s / 2, _LONGEST_SWEEP_S), sweep_jobs, (queue, store))
         repeatedly(_VOLUME_SWEEP_S, sweep_volume, (volume, store))
 
@@ -81,6 +84,16 @@ def _stand_back() -> None:
     # Where Linux groups processes by session, a process' niceness counts within its group alone.
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(_NICENESS))
+
+
+def show_presence(store: JobStore, device: str) -> None:
+    """Lets the server tell those whose jobs no worker can take."""
+    if _stopping.is_set():
+        return
+    try:
+        store.tell_working(device, for_s=4 * _PRESENCE_S)
+    except RedisError as error:
+        logger.warning("cannot tell that this worker is there: %s", error)
 
 
 def sweep_jobs(queue: Celery, store: JobStore) -> None:

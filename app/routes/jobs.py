@@ -123,10 +123,10 @@ def list_jobs(
     if len(found) > limit:
         following = request.url.include_query_params(after=found[limit - 1].id)
         response.headers["Link"] = f'<{following}>; rel="next"'
-    places = jobs.places()
+    places, devices = jobs.places(), jobs.working_devices()
     return [
         JobOut.of(
-            job,
+            _with_hint(job, devices),
             _curve(job, volume, max_points=_MAX_LISTED_POINTS),
             list_checkpoints(volume, job.id),
             places.get(job.id),
@@ -249,9 +249,17 @@ def _show(
     after_step: int = -1,
     max_points: int | None = None,
 ) -> JobOut:
-    place = jobs.places().get(job.id) if job.status == JobStatus.QUEUED else None
+    place = None
     curve = _curve(job, volume, after_step, max_points)
+    if job.status == JobStatus.QUEUED:
+        place = jobs.places().get(job.id)
+        job = _with_hint(job, jobs.working_devices())
     return JobOut.of(job, curve, list_checkpoints(volume, job.id), place)
+
+
+def _with_hint(job: Job, devices: list[str]) -> Job:
+    hint = job_control.lacks_worker(job, devices)
+    return job.model_copy(update={"warnings": [*job.warnings, hint]}) if hint else job
 
 
 def _curve(

@@ -281,6 +281,44 @@ class TestOrders:
         assert client.get("/jobs").json() == []
 
 
+@pytest.mark.parametrize(
+    ("device", "there", "hint"),
+    [
+        ("auto", [], "no worker is there now, so the job waits for one, on a CPU or a GPU"),
+        ("auto", ["cpu"], None),
+        ("auto", ["cuda"], None),
+        ("cpu", ["cpu"], None),
+        ("cuda", ["cpu", "cuda"], None),
+        (
+            "cuda",
+            ["cpu"],
+            "config.device: no worker for 'cuda' is there now, so the job waits for one; that for 'cpu' takes jobs "
+            "with 'cpu' or 'auto'",
+        ),
+        (
+            "cpu",
+            [],
+            "config.device: no worker for 'cpu' is there now, so the job waits for one; nor is there any other",
+        ),
+    ],
+)
+def test_a_queued_job_says_that_no_worker_will_take_it(
+    client: TestClient, store: JobStore, device: str, there: list[str], hint: str | None
+) -> None:
+    for name in there:
+        store.tell_working(name, for_s=600)
+    job = submit(client, config=json.dumps({"device": device})).json()
+    shown = [job, client.get(f"/jobs/{job['id']}").json(), *client.get("/jobs").json()]
+    assert [j["warnings"] for j in shown] == [[hint] if hint else []] * 3
+    paused = client.post(f"/jobs/{job['id']}/pause").json()
+    assert paused["warnings"] == [], "it waits for no worker"
+    assert client.post(f"/jobs/{job['id']}/resume").json()["warnings"] == job["warnings"]
+    claim = store.claim(job["id"])
+    assert claim
+    assert claim.job.warnings == [], "it is no part of the record"
+    assert client.get(f"/jobs/{job['id']}").json()["warnings"] == []
+
+
 def test_priority_and_place(client: TestClient) -> None:
     ids = [submit(client, priority=p).json()["id"] for p in ("low", "normal", "high")]
     listed = {j["id"]: j for j in client.get("/jobs").json()}
