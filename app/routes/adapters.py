@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -14,6 +14,7 @@ from app.adapter_import import import_adapter
 from app.deps import EngineDep, RegistryDep, ServicesDep, TranslatorDep
 from app.forms import (
     UnsupportedMediaTypeError,
+    at_most,
     form_values,
     media_type,
     opened_form,
@@ -28,13 +29,15 @@ from core.errors import InvalidError, ServiceError
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
 _MIB = 1024 * 1024
+_MAX_FIELDS = 100
 _Weights = Annotated[
     dict[
         Annotated[int, Field(ge=1, lt=10**9)],
         Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)],
     ],
+    BeforeValidator(at_most(_MAX_FIELDS)),
     Body(
-        max_length=100,
+        max_length=_MAX_FIELDS,
         description="version -> share; the shares come to 1. Empty: the canary ends",
         examples=[{"1": 0.9, "2": 0.1}],
     ),
@@ -118,7 +121,7 @@ def get_adapter(name: str, registry: RegistryDep, engine: EngineDep) -> AdapterO
 @router.put("/{name}/current")
 def make_current(
     name: str,
-    body: CurrentVersion,
+    body: Annotated[CurrentVersion, BeforeValidator(at_most(_MAX_FIELDS))],
     registry: RegistryDep,
     translator: TranslatorDep,
     engine: EngineDep,

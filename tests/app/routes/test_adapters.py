@@ -146,6 +146,18 @@ def test_what_cannot_be_made_current(
     problem(client.put("/adapters/nobody/current", json={"version": 1}), 404, "adapter_not_found")
 
 
+@pytest.mark.usefixtures("line")
+@pytest.mark.parametrize("path", ["current", "traffic"])
+def test_a_thousand_faults_are_told_once(client: TestClient, path: str) -> None:
+    few = client.put(f"/adapters/line/{path}", json={f"v{i}": 1 for i in range(100)})
+    problem(few, 422, "invalid")
+    assert len(few.json()["errors"]) >= 100
+    many = client.put(f"/adapters/line/{path}", json={f"v{i}": 1 for i in range(150_000)})
+    problem(many, 422, "invalid")
+    assert many.json()["errors"] == [{"loc": ["body"], "msg": "at most 100 fields are accepted"}]
+    assert many.json()["detail"].endswith("(got a dict of 150000)")
+
+
 def test_a_version_for_another_base_is_not_made_current(client: TestClient) -> None:
     refused = client.put("/adapters/foreign/current", json={"version": 1})
     problem(refused, 422, "adapter_for_other_base")
