@@ -35,6 +35,7 @@ _TAGS = [
 ]
 _REASONS = {
     400: "The request is malformed.",
+    403: "Host or Origin is none of `DRAGOMAN_ALLOWED_HOSTS`, where that is set.",
     404: "There is no such thing; `detail` lists what there is.",
     409: "The state of things forbids it.",
     413: "The body is too large.",
@@ -116,11 +117,8 @@ def _first_sentence(description: str) -> str:
 
 
 def _add_errors(operation: dict[str, Any], path: str, method: str) -> None:
-    if path in ALWAYS_ANSWERED:
-        operation["responses"].pop("422", None)
-        return
     is_openai = is_openai_path(path)
-    statuses = {503}
+    statuses = {403} if path in ALWAYS_ANSWERED else {403, 503}
     if operation.get("parameters"):
         statuses |= {422}
     if "{" in path or path == "/suggestions":  # of an adapter
