@@ -1,13 +1,15 @@
 """Somebody who just wants a translation."""
 
 import json
+import re
 import subprocess
 import sys
 from urllib.parse import unquote
 
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.service import Service
+from tests.browser.chromium import TIMEOUT_MS
+from tests.browser.service import Service, wait_until
 
 TEXT = "The soup is cold and the bread is old."
 
@@ -162,6 +164,37 @@ def test_stop_ends_it(page: Page, service: Service) -> None:
     page.get_by_role("button", name="Translate", exact=True).click()
     expect(page.get_by_text("Stopped.")).to_be_visible()
     expect(answers(page)).not_to_have_text("")
+    expect(page.get_by_role("button", name="Translate", exact=True)).to_be_enabled()
+
+
+def test_a_column_that_is_taken_away_frees_its_place(page: Page, service: Service) -> None:
+    def num_cancelled() -> float:
+        counted = re.search(r"^dragoman_engine_cancelled_total (\S+)", metrics(), re.MULTILINE)
+        assert counted
+        return float(counted[1])
+
+    def metrics() -> str:
+        return service.client.get("/metrics").text
+
+    before = num_cancelled()
+    page.goto("#/translate?compare=base,yoda%401")
+    source(page).fill(TEXT * 20)
+    page.get_by_text("Options").click()
+    page.get_by_label("Longest answer").fill("1000")
+    page.get_by_label("Longest answer").press("Tab")
+    page.evaluate(  # at the first word, whatever the server's speed
+        """() => new MutationObserver((_, observer) => {
+            if (!document.querySelector('[data-ref=base] .output').textContent) return;
+            observer.disconnect();
+            document.querySelector('.chip [value=base]').click();
+        }).observe(document.querySelector('[data-ref=base] .output'), {subtree: true, childList: true, characterData: true})"""
+    )
+    page.get_by_role("button", name="Translate", exact=True).click()
+    expect(page.locator("[data-ref=base]")).to_have_count(0)
+    wait_until(lambda: num_cancelled() == before + 1, TIMEOUT_MS / 1000, "its stream goes on")
+    expect(page.locator(".result-foot")).to_contain_text(
+        "yoda@1 · "
+    )  # the other one is not disturbed
     expect(page.get_by_role("button", name="Translate", exact=True)).to_be_enabled()
 
 

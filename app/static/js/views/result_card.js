@@ -10,12 +10,18 @@ export class ResultCard {
   /** `adapter` tells the languages, for the screen reader's voice and for suggestions; `result` is shown if there is one. */
   constructor(ref, label, adapter, result) {
     this.adapter = adapter;
+    this.stopping = new AbortController();
     this.output = h("div.output", { lang: adapter?.target?.split("-x-")[0] });
     this.heading = h("h2", {}, label);
     this.foot = h("div.result-foot");
     this.element = h("section.pane.result", { "aria-label": label, "data-ref": ref }, this.heading, this.output, this.foot);
     if (result) this.#finish(result);
     else this.output.append(h("span.placeholder", {}, t("translate.empty")));
+  }
+
+  /** For a card that is taken away: nobody waits for its answer any more. */
+  stop() {
+    this.stopping.abort();
   }
 
   /** Streams POST /translate into the card. Returns what to keep, or null if it was stopped or failed. */
@@ -27,7 +33,7 @@ export class ResultCard {
     const text = this.output.appendChild(document.createTextNode(""));
     try {
       const response = await request("translate", {
-        method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify({ ...body, stream: true }),
+        method: "POST", signal: AbortSignal.any([signal, this.stopping.signal]), headers: { "Content-Type": "application/json" }, body: JSON.stringify({ ...body, stream: true }),
       });
       for await (const { event, data } of events(response)) {
         if (event === "token" && data.index === 0) {

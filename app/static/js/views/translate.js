@@ -172,6 +172,7 @@ class TranslateView {
       if (!this.cards.has(ref)) this.cards.set(ref, new ResultCard(ref, this.#label(ref), this.#adapterOf(ref), this.kept.results[ref]));
     }
     for (const ref of [...this.cards.keys()].filter((r) => !chosen.includes(r))) {
+      this.cards.get(ref).stop();
       this.cards.delete(ref);
     }
     this.columns.dataset.count = chosen.length;
