@@ -42,23 +42,30 @@ class TextStream:
     def push(self, token_ids: list[int]) -> str:
         """Takes new tokens; returns the text that may be shown now, often one token's."""
         self._ids += token_ids
-        known = decode(self._tokenizer, self._ids[self._start : self._read])
         whole = decode(self._tokenizer, self._ids[self._start :])
         if whole.endswith(_REPLACEMENT) and len(self._ids) - self._read < _MAX_BYTES:
             return ""
+        new = whole[self._num_known() :]
         self._start, self._read = self._read, len(self._ids)
-        return self._take(whole[len(known) :])
+        return self._take(new)
 
     def finish(self) -> str:
         """No more tokens come: returns what was held back."""
         if self.stopped:
             return ""
-        known = decode(self._tokenizer, self._ids[self._start : self._read])
-        whole = decode(self._tokenizer, self._ids[self._start :])
-        shown = self._take(whole[len(known) :])
+        shown = ""
+        if self._read < len(self._ids):
+            whole = decode(self._tokenizer, self._ids[self._start :])
+            shown = self._take(whole[self._num_known() :])
         rest = self._text[self._num_shown :]
         self._num_shown = len(self._text)
         return shown + rest
+
+    def _num_known(self) -> int:
+        """Length of the text of the ids since `start` that have been read."""
+        if self._start == self._read:  # as with an answer that comes all at once
+            return 0
+        return len(decode(self._tokenizer, self._ids[self._start : self._read]))
 
     def _take(self, text: str) -> str:
         self._text += text

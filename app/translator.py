@@ -1,6 +1,5 @@
 """Text -> adapter -> prompt -> token ids -> engine -> text. The product's rule; knows no HTTP."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,6 +71,16 @@ class Translation:
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
     alternatives: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Texts in the tokens that the engine is given. `plans`: of each text that it is asked, and of its alternatives."""
+
+    texts: list[str]
+    route: Route
+    options: Options
+    plans: list[Plan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,60 +219,55 @@ class Translator:
 
     # Translating
 
-    async def translate(
-        self, texts: list[str], route: Route, options: Options
-    ) -> list[Translation]:
+    def prepare(self, texts: list[str], route: Route, options: Options) -> Asked:
+        """Tokenises; megabytes of text take seconds, so not on the event loop. Raises what the prompt's template raises."""
+        return Asked(texts, route, options, list(self._plans(texts, route, options)))
+
+    async def translate(self, asked: Asked) -> list[Translation]:
         """All texts at once, in order. Cancelling the coroutine frees their places within a step.
 
         Raises what Engine.submit raises, and the first error that a text's generation met.
         """
-        async with Generations(self._engine, self._tokenizer, options.stop) as generations:
-            sequences = await self._tokenised(texts, route, options)
-            plan = [generations.add(s) for s in sequences]
+        async with Generations(self._engine, self._tokenizer, asked.options.stop) as generations:
+            results = iter([generations.add(plan) for plan in asked.plans])
             generations.submit()
             await generations.finish()
-            results = iter(plan)
-            per_text = 1 + options.num_alternatives
+            per_text = 1 + asked.options.num_alternatives
             return [
                 _merge([next(results) for _ in range(per_text)])
-                if route.asks(text)
+                if asked.route.asks(text)
                 else Translation(text)
-                for text in texts
+                for text in asked.texts
             ]
 
-    async def stream(
-        self, texts: list[str], route: Route, options: Options
-    ) -> AsyncGenerator[TextPart | list[Translation] | None]:
+    async def stream(self, asked: Asked) -> AsyncGenerator[TextPart | list[Translation] | None]:
         """Yields None once all texts are queued, each text's parts as they come and, last, the translations.
 
         Raises what Engine.submit raises before it yields anything. Alternatives come with the translations only.
         """
+        texts = asked.texts
         async with Generations(
-            self._engine, self._tokenizer, options.stop, streaming=True
+            self._engine, self._tokenizer, asked.options.stop, streaming=True
         ) as generations:
-            with_words = [i for i, text in enumerate(texts) if route.asks(text)]
-            sequences = await self._tokenised(texts, route, options)
-            added = [generations.add(s) for s in sequences]
-            per_text = 1 + options.num_alternatives
-            plan = {i: added[n * per_text :][:per_text] for n, i in enumerate(with_words)}
+            with_words = [i for i, text in enumerate(texts) if asked.route.asks(text)]
+            added = [generations.add(plan) for plan in asked.plans]
+            per_text = 1 + asked.options.num_alternatives
+            groups = {i: added[n * per_text :][:per_text] for n, i in enumerate(with_words)}
             generations.submit()
             yield None
             for index, text in enumerate(texts):
-                if index not in plan:
+                if index not in groups:
                     yield TextPart(index, text)
-            indices = {id(group[0]): index for index, group in plan.items()}
+            indices = {id(group[0]): index for index, group in groups.items()}
             async for generation, text in generations.parts():
                 if id(generation) in indices:
                     yield TextPart(indices[id(generation)], text)
             yield [
-                _merge(plan[i]) if i in plan else Translation(text) for i, text in enumerate(texts)
+                _merge(groups[i]) if i in groups else Translation(text)
+                for i, text in enumerate(texts)
             ]
 
-    async def _tokenised(self, texts: list[str], route: Route, options: Options) -> list[Plan]:
-        """Off the event loop: megabytes of text take seconds."""
-        return await asyncio.to_thread(lambda: list(self._sequences(texts, route, options)))
-
-    def _sequences(self, texts: list[str], route: Route, options: Options) -> Iterable[Plan]:
+    def _plans(self, texts: list[str], route: Route, options: Options) -> Iterable[Plan]:
         render = _renderer(self._tokenizer, route.prompt)
         temperature = route.temperature if options.temperature is None else options.temperature
         for index, text in enumerate(filter(route.asks, texts)):

@@ -9,9 +9,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.sse import format_sse_event
-from starlette.concurrency import run_in_threadpool
 
-from app.deps import ServicesDep, SettingsDep, TranslatorDep
+from app.deps import ServicesDep
 from app.disconnection import unless_disconnected
 from app.event_stream import EventStream
 from app.forms import FORM_TYPES, read_fields, validate
@@ -22,7 +21,7 @@ from app.schemas import (
     TranslateResponse,
     Usage,
 )
-from app.translator import Options, Route, TextPart, Translation
+from app.translator import Asked, Options, Route, TextPart, Translation, Translator
 from core.errors import InvalidError, ServiceError, TooLargeError
 from core.settings import Settings
 
@@ -48,37 +47,22 @@ _BODY = {
     responses={200: {"content": {"text/event-stream": {}}}},
     openapi_extra={"requestBody": _BODY},
 )
-async def translate(
-    request: Request, services: ServicesDep, settings: SettingsDep, translator: TranslatorDep
-) -> Any:
+async def translate(request: Request, services: ServicesDep) -> Any:
     """Translate a text or a list of texts.
 
     With `stream`, answers `text/event-stream`: `token` events `{"index","text"}`, then `done` with the usual body,
     or `error` with a problem.
     """
+    translator, settings = services.require_serving().translator, services.settings
     body = validate(TranslateRequest, await read_fields(request))
     _check_limits(body, settings)
-    # Off the event loop, as is all that follows: markup made to be slow to parse must stall nobody else.
-    documents = await run_in_threadpool(_parse, body, settings) if body.format == "html" else None
-    texts = [t for d in documents for t in d.texts] if documents else body.texts
-    route = await asyncio.to_thread(
-        translator.resolve, body.adapter, body.source, body.target, texts
-    )
-    options = Options(
-        max_new_tokens=body.max_new_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        seed=body.seed,
-        stop=body.stop_strings,
-        num_alternatives=0 if documents else body.alternatives,
-    )
+    asked, documents = await asyncio.to_thread(_prepare, body, settings, translator)
     if body.stream:
-        parts = translator.stream(texts, route, options)
+        parts = translator.stream(asked)
         await anext(parts)  # queued, or refused while there is still a status line to say so
-        return EventStream(_stream(parts, route, body, documents))
-    translations = await unless_disconnected(request, translator.translate(texts, route, options))
-    return _answer(body, route, translations, documents)
+        return EventStream(_stream(parts, asked.route, body, documents))
+    translations = await unless_disconnected(request, translator.translate(asked))
+    return _answer(body, asked.route, translations, documents)
 
 
 def _check_limits(body: TranslateRequest, settings: Settings) -> None:
@@ -114,6 +98,25 @@ def _check_limits(body: TranslateRequest, settings: Settings) -> None:
             f"max_new_tokens is {body.max_new_tokens}; 1 to {settings.max_new_tokens} are accepted",
             code="max_new_tokens_too_large",
         )
+
+
+def _prepare(
+    body: TranslateRequest, settings: Settings, translator: Translator
+) -> tuple[Asked, list[HtmlDocument] | None]:
+    """All that reads the volume or takes long, for one hop to a thread: markup made to be slow to parse stalls nobody else."""
+    documents = _parse(body, settings) if body.format == "html" else None
+    texts = [t for d in documents for t in d.texts] if documents else body.texts
+    options = Options(
+        max_new_tokens=body.max_new_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        seed=body.seed,
+        stop=body.stop_strings,
+        num_alternatives=0 if documents else body.alternatives,
+    )
+    route = translator.resolve(body.adapter, body.source, body.target, texts)
+    return translator.prepare(texts, route, options), documents
 
 
 def _parse(body: TranslateRequest, settings: Settings) -> list[HtmlDocument]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from app.deps import SettingsDep, TranslatorDep
+from app.deps import ServicesDep
 from app.disconnection import unless_disconnected
 from app.event_stream import EventStream
 from app.forms import read_json, validate
@@ -27,7 +27,7 @@ from app.routes.openai.shapes import (
     ChunkChoice,
     Delta,
 )
-from app.translator import Options, Route, TextPart, Translation, Translator
+from app.translator import Asked, Options, Route, TextPart, Translation, Translator
 from core.errors import InvalidError, ServiceError, TooLargeError
 from core.settings import Settings
 
@@ -46,30 +46,27 @@ _LEAST_TOP_P = 1e-6  # 0 means the likeliest token alone to OpenAI's clients
     responses={200: {"content": {"text/event-stream": {}}}},
     openapi_extra={"requestBody": _BODY},
 )
-async def create_chat_completion(
-    request: Request, settings: SettingsDep, translator: TranslatorDep
-) -> Any:
+async def create_chat_completion(request: Request, services: ServicesDep) -> Any:
     """Translate the last user message with the adapter `model`, or let `base` go on with the conversation.
 
     With `stream`, answers `text/event-stream` with `chat.completion.chunk` objects, then `[DONE]`.
     """
+    translator, settings = services.require_serving().translator, services.settings
     body = validate(ChatRequest, await read_json(request))
     num_choices = body.n or 1
     _check_limits(body, num_choices, settings)
-    route, text = await asyncio.to_thread(_route, body, translator)
-    texts = [text] * num_choices
-    options = _options(body, route, settings)
+    asked = await asyncio.to_thread(_prepare, body, num_choices, settings, translator)
     head = {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
         "created": int(time.time()),
-        "model": route.ref,
+        "model": asked.route.ref,
         "system_fingerprint": translator.base_fingerprint,
     }
     if body.stream:
-        parts = translator.stream(texts, route, options)
+        parts = translator.stream(asked)
         await anext(parts)  # queued, or refused while there is still a status line to say so
         return EventStream(_stream(parts, head, body, num_choices))
-    translations = await unless_disconnected(request, translator.translate(texts, route, options))
+    translations = await unless_disconnected(request, translator.translate(asked))
     choices = [
         Choice(index=i, message=ChatMessage(content=t.text), finish_reason=t.finish_reason)
         for i, t in enumerate(translations)
@@ -87,6 +84,14 @@ def _check_limits(body: ChatRequest, num_choices: int, settings: Settings) -> No
             f"the messages have {num_chars} characters; at most {settings.max_text_chars} are accepted",
             code="text_too_long",
         )
+
+
+def _prepare(
+    body: ChatRequest, num_choices: int, settings: Settings, translator: Translator
+) -> Asked:
+    """All that reads the volume or takes long, for one hop to a thread."""
+    route, text = _route(body, translator)
+    return translator.prepare([text] * num_choices, route, _options(body, route, settings))
 
 
 def _route(body: ChatRequest, translator: Translator) -> tuple[Route, str]:
