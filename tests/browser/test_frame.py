@@ -1,5 +1,6 @@
 """What holds for every view: its address, its dialogs, and how it asks again."""
 
+import random
 import re
 
 from playwright.sync_api import Page, Route, expect
@@ -81,3 +82,40 @@ def test_languages_are_offered_where_an_adapter_is_imported(page: Page) -> None:
         "input => [...input.list.options].map(o => o.value)"
     )
     assert {"en", "lzh", "zh"} <= set(offered)
+
+
+def test_figures_have_the_digits_that_python_gives_them(page: Page) -> None:
+    """The server's sentences and the command line are Python's: 18.25 is 18.2 there, and 18.45 is 18.4."""
+    draw = random.Random(7)
+    values = [k / 100 for k in range(-300, 10_001)] + [k / 16 for k in range(-99, 100)]
+    values += [draw.uniform(-20, 20) for _ in range(2_000)] + [1e21, 123_456.5, 0.0005]
+    page.goto("#/adapters")
+    for digits in range(4):
+        shown = page.evaluate(
+            """async ([values, digits]) => {
+                const { number } = await import("/static/js/i18n.js");
+                return values.map((value) => number(value, digits));
+            }""",
+            [values, digits],
+        )
+        assert shown == [f"{value:z,.{digits}f}" for value in values]
+
+
+def test_a_verdict_is_told_in_one_set_of_figures(page: Page) -> None:
+    scores = {"base": {"bleu": 18.25, "chrf": 65.85}, "candidate": {"bleu": 73.72, "chrf": 81.5}}
+    reason = (
+        "Made current: its BLEU of 73.7 is 55.47 points above the bare base's 18.2 (p = 0.001)."
+    )
+    evaluation = {"metric": "bleu", "rows": 18, "against": "base", "gain": 55.47, "p_value": 0.0009}
+    page.goto("#/adapters")
+    shown = page.evaluate(
+        """async (evaluation) => {
+            const { evaluationPanel } = await import("/static/js/views/evaluation_panel.js");
+            return evaluationPanel(evaluation).map((part) => part.textContent ?? "").join("\\n");
+        }""",
+        {**evaluation, **scores, "promoted": True, "reason": reason},
+    )
+    assert reason in shown
+    assert "bare base model18.265.8" in shown
+    assert "this version73.781.5" in shown
+    assert "+55.47 points of BLEU over base. p = 0.001" in shown

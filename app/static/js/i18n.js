@@ -39,7 +39,17 @@ export const has = (key) => key in TEXTS[language] || key in en;
 
 export function number(value, digits = 0) {
   if (value === null || value === undefined) return "–";
-  return new Intl.NumberFormat(language, { maximumFractionDigits: digits, minimumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat(language, { maximumFractionDigits: digits, minimumFractionDigits: digits }).format(rounded(value, digits));
+}
+
+/**
+ * As Python's format() rounds, so that a figure has the same digits here, in the server's sentences and on the command
+ * line: by what the float is, and a tie to the even digit. Intl goes by how it is written, and away from zero.
+ */
+function rounded(value, digits) {
+  const text = value.toFixed(digits); // exact, but for ties
+  const isTie = Math.abs(value * 2 ** (digits + 1)) % 2 === 1;
+  return Number(text) - (isTie && text.at(-1) % 2 ? Math.sign(value) * 10 ** -digits : 0) + 0; // + 0: no minus before a zero
 }
 
 /** Few digits, whatever the size: 5.84, 0.00071, 12,300. */

@@ -1,7 +1,7 @@
 // The verdict on a version: scores beside each other, what was decided and why, and rows to judge for oneself.
 
 import { h, newId } from "../dom.js";
-import { compact, number, t } from "../i18n.js";
+import { number, t } from "../i18n.js";
 import { note } from "../notices.js";
 
 const NUM_SHOWN = 3; // the others are one click away
@@ -16,7 +16,7 @@ export function evaluationPanel(evaluation, { adapter, adapter_version: version 
     h("p.hint", {}, [
       t("verdict.rows", { n: evaluation.rows }),
       evaluation.gain !== undefined && t("verdict.gain", { gain: signed(evaluation.gain), metric: metricName(evaluation.metric), against: evaluation.against }),
-      evaluation.p_value !== null && evaluation.p_value !== undefined && t("verdict.p", { p: compact(evaluation.p_value) }),
+      evaluation.p_value !== null && evaluation.p_value !== undefined && t("verdict.p", { p: number(evaluation.p_value, 3) }),
     ].filter(Boolean).join(" ")),
   ];
 }
@@ -39,7 +39,7 @@ export function samplesPanel({ samples = [], signatures = {} }) {
 }
 
 const metricName = (metric) => ({ bleu: "BLEU", chrf: "chrF++" })[metric] ?? metric;
-const signed = (value) => `${value > 0 ? "+" : ""}${number(value, 1)}`;
+const signed = (value) => `${value > 0 ? "+" : ""}${number(value, 2)}`; // as in the server's sentence
 
 export function scoreTable(evaluation, candidate) {
   const rows = [["base", t("verdict.base")], ["current", t("verdict.current")], ["candidate", candidate ?? t("verdict.candidate")]]
