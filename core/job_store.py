@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from redis import Redis
 from redis.lock import Lock
 
 from core import job_scripts
 from core.errors import ConflictError, NotFoundError, UnavailableError
 from core.job_forecast import forecast
+from core.job_record import UnreadableJobError, dataset_of, read_record, record_fields
 from core.jobs import (
     CLAIMED,
     ENDED,
@@ -32,7 +33,6 @@ from core.jobs import (
     JobError,
     JobStatus,
     Place,
-    Priority,
     Progress,
 )
 from core.metrics import Metric
@@ -52,14 +52,6 @@ _DEVICES = ("auto", "cpu", "cuda")
 _NUM_DURATIONS = 20
 _RESEND_AFTER_S = 5.0
 _LOCK_S = 30.0  # after which it is free, should its holder have been killed
-# Priority goes before age, which is in seconds.
-_PRIORITY_SCORES = {Priority.HIGH: 0, Priority.NORMAL: 10**10, Priority.LOW: 2 * 10**10}
-
-
-class UnreadableJobError(ConflictError):
-    """The record of a job is not one: damaged, or written by another release."""
-
-    code = "job_unreadable"
 
 
 class LeaseLostError(Exception):
@@ -105,21 +97,12 @@ class JobStore:
 
         Raises UnavailableError `queue_full`.
         """
-        fields = {
-            "record": job.model_dump_json(
-                include={"id", "adapter", "dataset_id", "priority", "config", "metadata"}
-            ),
-            "device": job.config.device,
-            "queue_score": _PRIORITY_SCORES[job.priority] + job.created_at.timestamp(),
-            "created_at": job.created_at.isoformat(),
-            "warnings": json.dumps(job.warnings),
-        }
         key = f"{_IDEMPOTENCY}{idempotency_key}" if idempotency_key else ""
         answer = self._create(
             keys=_keys(job.id),
             args=[
                 job.id,
-                json.dumps(fields),
+                json.dumps(record_fields(job)),
                 _now(),
                 job.created_at.timestamp(),
                 key,
@@ -147,16 +130,13 @@ class JobStore:
     def get(self, job_id: str) -> Job:
         """Raises NotFoundError `job_not_found`, or UnreadableJobError."""
         _check_id(job_id)
-        fields: dict[str, str] = self._redis.hgetall(f"dragoman:job:{job_id}")  # type: ignore[assignment]
+        try:
+            fields: dict[str, str] = self._redis.hgetall(f"dragoman:job:{job_id}")  # type: ignore[assignment]
+        except UnicodeDecodeError as error:
+            raise UnreadableJobError(job_id, self.status(job_id), error) from error
         if "record" not in fields:
             raise _not_found(job_id)
-        try:
-            return _parse(fields)
-        except (ValueError, TypeError) as error:
-            raise UnreadableJobError(
-                f"job {job_id} is {fields.get('status')}, and its record cannot be read: "
-                f"{_first_fault(error)}; it can be cancelled and, once it has ended, deleted"
-            ) from error
+        return read_record(job_id, fields)
 
     def status(self, job_id: str) -> str:
         """Of a job whose record may be unreadable. Raises NotFoundError."""
@@ -204,10 +184,13 @@ class JobStore:
     def uses_dataset(self, dataset_id: str) -> bool:
         """Whether a job that has not ended trains on it, or may, as its record does not tell."""
         for job_id in self._open_ids():
-            record = self._redis.hget(f"dragoman:job:{job_id}", "record")
+            try:
+                record = self._redis.hget(f"dragoman:job:{job_id}", "record")
+            except UnicodeDecodeError:
+                record = ""
             if record is None:
                 continue  # deleted meanwhile
-            used = _dataset_of(str(record))
+            used = dataset_of(str(record))
             if used is None:
                 logger.warning(
                     "the record of job %s names no dataset, so all are taken to be in use", job_id
@@ -531,29 +514,3 @@ def _keys(job_id: str) -> list[str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def _parse(fields: dict[str, str]) -> Job:
-    values: dict[str, Any] = json.loads(fields["record"])
-    for name in ("progress", "error", "evaluation", "warnings", "resolved"):
-        if name in fields:
-            values[name] = json.loads(fields[name])
-    for name in ("status", "created_at", "started_at", "finished_at", "adapter_version", "attempt"):
-        if name in fields:
-            values[name] = fields[name]
-    return Job.model_validate(values)
-
-
-def _dataset_of(record: str) -> str | None:
-    try:
-        dataset_id = json.loads(record)["dataset_id"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return dataset_id if isinstance(dataset_id, str) else None
-
-
-def _first_fault(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"

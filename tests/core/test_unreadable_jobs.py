@@ -7,16 +7,17 @@ import pytest
 from redis import Redis
 
 from core.errors import NotFoundError
-from core.job_store import JobStore, UnreadableJobError
+from core.job_record import UnreadableJobError
+from core.job_store import JobStore
 from tests.core.job_states import S, claimed, expire_lease, new_job
 
 FOREIGN = json.dumps(
     {"id": "a", "adapter": "x", "dataset_id": "dataset-of-a", "config": {"lora": {"r": "many"}}}
 )
-UNREADABLE = ["", "{", "{}", "[]", "null", "7", '"a"', '{"dataset_id": 7}', FOREIGN]
+UNREADABLE = [b"\xff", "", "{", "{}", "[]", "null", "7", '"a"', '{"dataset_id": 7}', FOREIGN]
 
 
-def spoil(redis: Redis, record: str, job_id: str = "a") -> None:
+def spoil(redis: Redis, record: str | bytes, job_id: str = "a") -> None:
     redis.hset(f"dragoman:job:{job_id}", "record", record)
 
 
@@ -30,7 +31,7 @@ def both(store: JobStore) -> JobStore:
 
 @pytest.mark.parametrize("record", UNREADABLE)
 def test_the_others_are_found(
-    both: JobStore, redis: Redis, record: str, caplog: pytest.LogCaptureFixture
+    both: JobStore, redis: Redis, record: str | bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil(redis, record)
     with caplog.at_level(logging.WARNING):
@@ -55,7 +56,7 @@ def test_any_field_may_be_at_fault(both: JobStore, redis: Redis, field: str) -> 
 
 @pytest.mark.parametrize("record", UNREADABLE)
 def test_its_dataset_is_in_use(
-    both: JobStore, redis: Redis, record: str, caplog: pytest.LogCaptureFixture
+    both: JobStore, redis: Redis, record: str | bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil(redis, record)
     with caplog.at_level(logging.WARNING):
@@ -71,7 +72,7 @@ def test_its_dataset_is_in_use(
 
 @pytest.mark.parametrize("record", UNREADABLE)
 def test_it_fails_where_it_would_stand_before_others_for_ever(
-    both: JobStore, redis: Redis, record: str
+    both: JobStore, redis: Redis, record: str | bytes
 ) -> None:
     spoil(redis, record)
     claim = both.claim_next("cpu")
