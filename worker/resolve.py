@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from worker.integrations import check_installed
 from worker.precision import Precision, choose_compute_dtype, dtype_name
 from worker.training import linear_layers
 
-_CPU_OPTIMISER = "adamw_torch"
-_GPU_OPTIMISERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+# bitsandbytes' pages are CUDA's; its 8-bit moments are not.
+_UNPAGED = {"paged_adamw_8bit": "adamw_8bit", "paged_adamw_32bit": "adamw_torch"}
 # The preset `fast` on a GPU: what a run of it should have in steps, and a step at most in tokens. Fewer tokens leave a
 # large model waiting for its kernels to be launched, fewer steps leave it untaught.
 _FAST_STEPS = 60
@@ -121,10 +122,11 @@ def _fit_device(resolution: _Resolution, precision: Precision) -> None:
         f"this device cannot multiply in it, or not faster than in {dtype_name(compute_dtype)}",
     )
     if precision.device.type == "cpu":
-        if config.training.optim in _GPU_OPTIMISERS:
-            resolution.use(
-                "training.optim", _CPU_OPTIMISER, "8-bit and paged optimisers need a GPU"
-            )
+        optim = _UNPAGED.get(config.training.optim, config.training.optim)
+        reason = "paged optimisers need a GPU"
+        if optim == "adamw_8bit" and not _has_avx2():
+            optim, reason = "adamw_torch", "8-bit optimisers need a GPU, or a processor with AVX2"
+        resolution.use("training.optim", optim, reason)
         if config.training.activation_offloading:
             reason = "on a CPU there is nowhere to offload to"
             resolution.use("training.activation_offloading", False, reason)
@@ -187,6 +189,13 @@ def _activation_bytes(config: JobConfig, base: dict[str, Any]) -> int:
     hidden, inner = int(base["hidden_size"]), int(base.get("intermediate_size", 0))
     num_tokens = config.training.per_device_train_batch_size * config.training.max_length
     return 4 * num_tokens * int(base["num_hidden_layers"]) * (20 * hidden + 8 * inner)
+
+
+def _has_avx2() -> bool:
+    """Without it bitsandbytes' 8-bit kernels are an illegal instruction; other architectures have their own."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def _num_cores() -> int:

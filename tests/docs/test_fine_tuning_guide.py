@@ -107,7 +107,6 @@ def test_only_what_the_table_says_is_replaced_on_a_cpu(preset: str) -> None:
         ("lora.init_lora_weights", "loftq"),
         ("quantization.bnb_4bit_compute_dtype", "float16"),
         ("training.optim", "paged_adamw_8bit"),
-        ("training.optim", "adamw_8bit"),
         ("training.bf16", True),
         ("training.fp16", True),
         ("training.activation_offloading", True),

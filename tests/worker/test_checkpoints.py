@@ -142,8 +142,9 @@ def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
             "training": {"packing": True, "max_length": 40},
             "lora": {"lora_dropout": 0.2, "init_lora_weights": "loftq"},
         },
+        {"training": {"optim": "adamw_8bit"}, "lora": {"r": 64}},
     ],
-    ids=["accumulation", "packing"],
+    ids=["accumulation", "packing", "8-bit moments"],
 )
 def test_interrupted_run_equals_a_whole_one(
     runs: Callable[..., Runs], config: dict[str, Any]

@@ -53,8 +53,7 @@ def test_defaults_need_no_warning_and_leave_nothing_open(bases: dict[str, Path],
 @pytest.mark.parametrize(
     ("section", "key", "asked", "used"),
     [
-        ("training", "optim", "adamw_8bit", "adamw_torch"),
-        ("training", "optim", "paged_adamw_8bit", "adamw_torch"),
+        ("training", "optim", "paged_adamw_8bit", "adamw_8bit"),
         ("training", "optim", "paged_adamw_32bit", "adamw_torch"),
         ("training", "bf16", True, False),
         ("training", "fp16", True, False),
@@ -71,6 +70,24 @@ def test_what_a_cpu_cannot_do(
     (warning,) = warnings
     words = [str(v).lower() if isinstance(v, bool) else str(v) for v in (asked, used)]
     assert warning.startswith(f"{section}.{key}: {words[0]} was asked for, {words[1]} is used: ")
+
+
+def test_8_bit_moments_need_no_gpu(bases: dict[str, Path]) -> None:
+    config, warnings = resolve(bases["phi3"], training={"optim": "adamw_8bit"})
+    assert (config.training.optim, warnings) == ("adamw_8bit", [])
+
+
+@pytest.mark.parametrize("asked", ["adamw_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize(("machine", "used"), [("x86_64", "adamw_torch"), ("arm64", "adamw_8bit")])
+def test_8_bit_moments_need_avx2_on_intel_and_amd(
+    bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, asked: str, machine: str, used: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
+    config, warnings = resolve(bases["phi3"], training={"optim": asked})
+    assert config.training.optim == used
+    assert len(warnings) == (asked != used)
+    assert any("AVX2" in warning for warning in warnings) == (used == "adamw_torch")
 
 
 def test_processes_are_no_more_than_cores(

@@ -215,6 +215,19 @@ def test_seed_decides_the_run(build: BuildTrainer) -> None:
     assert runs[0] != pytest.approx(runs[2], rel=1e-5)
 
 
+def test_8_bit_moments_learn_as_float32_ones_do(build: BuildTrainer) -> None:
+    """On a CPU, too; bitsandbytes keeps those of a matrix of fewer than 4,096 values in float32."""
+    lora = {"r": 64}
+    short = {"max_steps": 12, "learning_rate": 3e-3}
+    in_float32 = train(build(training=short, lora=lora))
+    trainer = build(training=short | {"optim": "adamw_8bit"}, lora=lora)
+    losses = train(trainer)
+    assert losses == pytest.approx(in_float32, rel=0.02)
+    assert losses[-1] < losses[0] - 1
+    moments = [state["state1"] for state in trainer.optimizer.state.values()]
+    assert {moment.dtype for moment in moments} == {torch.uint8}
+
+
 def test_gradient_checkpointing_changes_no_loss(build: BuildTrainer) -> None:
     short = {"max_steps": 3, "learning_rate": 1e-2}
     plain = train(build(training=short))
