@@ -60,7 +60,10 @@ def show(session: Session, ref: Ref) -> None:
                 ("languages", f"{adapter.source} -> {adapter.target}"),
                 ("current", adapter.current),
                 ("versions", ", ".join(map(str, adapter.versions))),
-                ("traffic", ", ".join(f"{v}: {share:.0%}" for v, share in adapter.traffic.items())),
+                (
+                    "traffic",
+                    ", ".join(f"{v}: {100 * share:.4g}%" for v, share in adapter.traffic.items()),
+                ),
                 ("in memory", adapter.resident),
             ]
         )

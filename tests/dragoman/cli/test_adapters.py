@@ -28,7 +28,8 @@ def test_out_in_up_and_down(at: Run, tmp_path: Path) -> None:
     assert at("adapters", "rollback", "cli-copy").out == "cli-copy is cli-copy@1 now\n"
     assert at("adapters", "rollback", "cli-copy").code == 1
     assert (
-        "traffic:    1: 90%, 2: 10%" in at("adapters", "traffic", "cli-copy", "1=0.9", "2=0.1").out
+        "traffic:    1: 99.5%, 2: 0.5%"
+        in at("adapters", "traffic", "cli-copy", "1=0.995", "2=0.005").out
     )
     assert "traffic" not in at("adapters", "traffic", "cli-copy").out
     assert at("adapters", "delete", "cli-copy@1", "--yes").code == 4

@@ -76,7 +76,7 @@ function versionTable(adapter, versions, context) {
     h("thead", {}, h("tr", {}, columns.map((c) => h(["rows", "bleu", "chrf", "size"].includes(c) ? "th.num" : "th", { scope: "col" }, t(`version.${c}`))))),
     h("tbody", {}, versions.map(({ version, seal, size_bytes: bytes, problem }) => h("tr", { "data-version": version },
       h("th", { scope: "row" }, `${adapter.name}@${version}`, " ", adapter.current === version && h("span.tag.accent", {}, t("version.is_current")),
-        share(version) !== undefined && h("span.tag", {}, t("version.share", { share: number(100 * share(version)) }))),
+        share(version) !== undefined && h("span.tag", {}, t("version.share", { share: String(Number((100 * share(version)).toPrecision(4))) }))),
       problem ? h("td", { colspan: columns.length - 2 }, problem.message) : [
         cell("created", date(seal.created_at), "td.nowrap"),
         cell("rows", seal.dataset_rows ? number(seal.dataset_rows) : "–"),
