@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Locator, Page, Response, expect
+from playwright.sync_api import Locator, Page, Response, Route, expect
 
 from tests.browser.chromium import TIMEOUT_MS
 from tests.browser.service import Service, once, wait_until
@@ -154,6 +155,73 @@ def test_the_curve_can_be_read_zoomed_and_smoothed(page: Page, service: Service)
     expect(page.locator(".chart-table").first.locator("tbody tr")).to_have_count(
         len({p["step"] for c in service.get(f"/jobs/{job}")["loss_curve"].values() for p in c})
     )
+
+
+def test_an_ended_job_is_tried_again_with_its_settings(page: Page, service: Service) -> None:
+    name = once("again")
+    job = service.train(name, ROWS, num_holdout=3, max_steps=2, seed=7)
+    page.goto(f"#/jobs/{job}")
+    expect(page.locator("h1 .status")).to_have_text("succeeded")
+    page.get_by_role("link", name="Change the settings and try again").click()
+    expect(page.get_by_label("Name")).to_have_value(name)
+    expect(page.get_by_label("From language")).to_have_value("")
+    expect(page.locator(".estimate")).to_contain_text("About 2 steps")
+    expect(page.locator(".estimate")).to_contain_text("3 kept for evaluation")
+    expect(page.locator("[id='param-training-seed']")).to_have_value("7")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("h1")).to_contain_text(f"{name}@2")
+    first, second = (
+        service.get(f"/jobs/{j['id']}")["config"] for j in service.get(f"/jobs?adapter={name}")
+    )
+    assert first == second
+
+
+def test_the_focus_stays_with_the_job(page: Page, service: Service) -> None:
+    """Without a mouse: an action's button goes once it is done, and the focus must not fall to the page's beginning."""
+    job = service.train("focus", ROWS, num_train_epochs=500)
+    page.goto(f"#/jobs/{job}")
+    expect(page.locator("h1 .status")).to_have_text("running")
+    page.get_by_role("button", name="Cancel job").focus()
+    with page.expect_response(lambda response: response.url.endswith(f"/jobs/{job}")):
+        page.evaluate("dispatchEvent(new Event('dragoman:back'))")
+    page.evaluate("new Promise(requestAnimationFrame)")  # what was read is shown
+    expect(page.get_by_role("button", name="Cancel job")).to_be_focused()
+    page.get_by_role("button", name="Pause").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("h1 .status")).to_have_text("paused")
+    expect(page.locator("h1")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Resume")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel job").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("h1 .status")).to_have_text("cancelled")
+    expect(page.locator("main")).to_be_focused()
+
+
+def test_jobs_beyond_one_answer_are_shown_too(page: Page, service: Service) -> None:
+    job = service.train("many", ROWS, max_steps=1)
+    wait_until(lambda: service.get(f"/jobs/{job}")["finished_at"], TIMEOUT_MS / 1000, "no end")
+    pattern = service.get("/jobs")[0]
+    jobs = [{**pattern, "id": f"job-{i}"} for i in range(230)]
+
+    def answer(route: Route) -> None:
+        asked = parse_qs(urlsplit(route.request.url).query)
+        start = int(asked["after"][0].removeprefix("job-")) + 1 if "after" in asked else 0
+        limit = int(asked["limit"][0])
+        assert limit <= 100
+        route.fulfill(json=jobs[start : start + limit])
+
+    page.route("**/jobs?*", answer)
+    page.goto("#/jobs")
+    for num_shown in range(20, 230, 20):
+        expect(page.locator("tbody tr")).to_have_count(num_shown)
+        page.get_by_role("button", name="Show more").click()
+    expect(page.locator("tbody tr")).to_have_count(230)
+    expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+    links = page.locator("tbody a").evaluate_all("links => links.map(a => a.hash)")
+    assert links == [f"#/jobs/job-{i}" for i in range(230)]
 
 
 def test_a_job_that_is_not_there_is_said_so(page: Page) -> None:

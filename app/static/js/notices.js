@@ -21,10 +21,16 @@ export const busy = (reason) => h("p.busy", { role: "status" }, h("span.pulse", 
 export const emptyState = (title, text, ...actions) => h("div.empty-state", {},
   h("h2", {}, title), h("p", {}, text), actions.length > 0 && h("p.actions", {}, actions));
 
+/** The browser gives the focus back to what opened the dialog, unless that is gone. */
+function close(dialog) {
+  dialog.remove();
+  if (document.activeElement === document.body) document.getElementById("main").focus({ preventScroll: true });
+}
+
 /** A dialog to read. */
 export function reader(title, content) {
   const titleId = newId("dialog");
-  const dialog = h("dialog", { "aria-labelledby": titleId, onclose: () => dialog.remove() },
+  const dialog = h("dialog", { "aria-labelledby": titleId, onclose: () => close(dialog) },
     h("form", { method: "dialog" }, h("h2", { id: titleId }, title), content,
       h("p.actions", {}, h("button", { type: "button", onclick: () => dialog.close() }, t("close")))));
   document.body.append(dialog);
@@ -36,7 +42,7 @@ export function modal(title, content, actLabel, act, { danger = false } = {}) {
   const titleId = newId("dialog");
   const fault = h("div");
   const button = h(danger ? "button.danger" : "button.primary", { type: "submit" }, actLabel);
-  const dialog = h("dialog", { "aria-labelledby": titleId, onclose: () => dialog.remove() },
+  const dialog = h("dialog", { "aria-labelledby": titleId, onclose: () => close(dialog) },
     h("form", {
       method: "dialog",
       onsubmit: async (event) => {

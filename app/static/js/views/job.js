@@ -10,6 +10,7 @@ import { evaluationPanel, samplesPanel } from "./evaluation_panel.js";
 import { JobCharts } from "./job_charts.js";
 import { ENDED, statusTag } from "./jobs.js";
 import { makeCurrent } from "./promotion.js";
+import { startFrom } from "./train.js";
 
 const LOG_MS = 3_000;
 const LOG_LINES = 200;
@@ -129,11 +130,9 @@ class JobView {
   #show() {
     const { job } = this;
     const ref = job.adapter_version ? `${job.adapter}@${job.adapter_version}` : job.adapter;
-    replace(this.head, h("h1", {}, ref, " ", statusTag(job.status)), this.#actions());
+    this.#showHead(h("h1", { tabindex: -1 }, ref, " ", statusTag(job.status)));
     replace(this.problems,
-      job.error && problemBox(Object.assign(new Error(job.error.message), job.error), {
-        actions: [h("a.button", { href: address(["train"], { dataset: job.dataset_id }) }, t("job.again"))],
-      }),
+      job.error && problemBox(Object.assign(new Error(job.error.message), job.error), { actions: [this.#again()] }),
       job.warnings.map((warning) => note("warning", warning)));
     this.verdict.hidden = !job.evaluation;
     if (job.evaluation) {
@@ -144,6 +143,13 @@ class JobView {
     this.#showCheckpoint();
     this.#showFigures();
     this.charts.show(job.loss_curve, job.status);
+  }
+
+  /** Whoever has the focus on an action keeps it, or is led to what became of the job where that action is gone. */
+  #showHead(title) {
+    const held = this.head.contains(document.activeElement) && document.activeElement.textContent;
+    replace(this.head, title, this.#actions());
+    if (held) ([...this.head.querySelectorAll(".actions > *")].find((e) => e.textContent === held) ?? title).focus();
   }
 
   /** A link to what it has learnt so far, in a place of its own: it changes under whoever has the focus there. */
@@ -174,6 +180,10 @@ class JobView {
       figure("created", date(job.created_at)));
   }
 
+  #again() {
+    return h("a.button", { href: address(["train"], { dataset: this.job.dataset_id }), onclick: () => startFrom(this.job) }, t("job.again"));
+  }
+
   #actions() {
     const { job } = this;
     const button = (name, act, style = "button") => CAN[name].has(job.status)
@@ -187,6 +197,7 @@ class JobView {
         && h("button", { type: "button", onclick: () => makeCurrent(job.adapter, job.adapter_version, () => this.#refreshSoon()) }, t("job.promote")),
       button("pause", () => this.#act("pause")), button("resume", () => this.#act("resume"), "button.primary"),
       button("cancel", () => this.#askToCancel()),
+      ENDED.has(job.status) && !job.error && this.#again(),
       button("delete", () => modal(t("job.delete.title"), h("p", {}, t("job.delete.text")), t("job.delete"), async () => {
         await del(this.path);
         toast(t("job.deleted"));

@@ -12,6 +12,7 @@ const STATUSES = ["queued", "preparing", "running", "pausing", "paused", "evalua
 const ACTIVE_MS = 2_000;
 const IDLE_MS = 10_000;
 const PAGE = 20;
+const MAX_ASKED = 100; // jobs in one answer
 
 export function mount(root, { params, signal }) {
   const body = h("div", {}, busy(t("jobs.loading")));
@@ -25,13 +26,12 @@ export function mount(root, { params, signal }) {
 
   async function load() {
     const turn = ++asked;
-    const query = new URLSearchParams({ limit: Math.min(shown + 1, 100), ...(filter.value && { status: filter.value }) });
     try {
-      const jobs = await get(`jobs?${query}`, { signal });
+      const jobs = await newest(shown + 1, filter.value, signal);
       if (turn !== asked) return true; // of another filter
       const focused = document.activeElement;
       replace(body, jobs.length ? table(jobs.slice(0, shown)) : nothing(filter.value),
-        jobs.length > shown && shown < 100 && h("p.actions", {}, more));
+        jobs.length > shown && h("p.actions", {}, more));
       const link = focused?.getAttribute("href");
       if (link) body.querySelector(`a[href="${CSS.escape(link)}"]`)?.focus();
       else if (focused === more) more.focus();
@@ -49,6 +49,17 @@ export function mount(root, { params, signal }) {
     }
   })();
   addEventListener("dragoman:back", load, { signal });
+}
+
+async function newest(count, status, signal) {
+  const found = [];
+  for (;;) {
+    const limit = Math.min(count - found.length, MAX_ASKED);
+    const after = found.at(-1)?.id;
+    const page = await get(`jobs?${new URLSearchParams({ limit, ...(status && { status }), ...(after && { after }) })}`, { signal });
+    found.push(...page);
+    if (page.length < limit || found.length === count) return found;
+  }
 }
 
 const nothing = (status) => (status ? h("p.hint", {}, t("jobs.none_such"))

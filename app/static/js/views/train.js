@@ -32,6 +32,12 @@ export async function mount(root, { params, signal }) {
   }
 }
 
+/** Makes a job's name, languages and settings those that the view begins with. */
+export function startFrom({ adapter, priority, config: { source, target, ...config } }) {
+  const told = (tag) => (tag === "und" ? "" : tag);
+  keepDraft(DRAFT, { adapter, priority, source: told(source), target: told(target), config });
+}
+
 class TrainView {
   constructor(root, { schema, adapters, jobs, dataset, signal }) {
     Object.assign(this, { adapters, jobs, signal });
