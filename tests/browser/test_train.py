@@ -106,12 +106,12 @@ def test_versions_are_promoted_and_rolled_back(page: Page, service: Service) -> 
     expect(page.locator("tr[data-version='2']").get_by_text("current", exact=True)).to_be_visible()
 
     page.get_by_text("Share of the requests").click()
-    page.get_by_label(f"{twice}@1, %").fill("25")
+    page.get_by_label(f"{twice}@1, %").fill("0.5")
     expect(page.get_by_role("button", name="Set the shares")).to_be_disabled()
-    page.get_by_label(f"{twice}@2, %").fill("75")
+    page.get_by_label(f"{twice}@2, %").fill("99.5")
     page.get_by_role("button", name="Set the shares").click()
-    expect(page.locator("tr[data-version='1']")).to_contain_text("25 % of requests")
-    assert service.get(f"/adapters/{twice}")["traffic"] == {"1": 0.25, "2": 0.75}
+    expect(page.locator("tr[data-version='1']")).to_contain_text("0.5 % of requests")
+    assert service.get(f"/adapters/{twice}")["traffic"] == {"1": 0.005, "2": 0.995}
     page.get_by_role("button", name="All to the current version").click()
     expect(page.locator("tr[data-version='1']")).not_to_contain_text("% of requests")
 
@@ -252,3 +252,24 @@ def test_a_start_whose_answer_was_lost_is_one_job(page: Page, service: Service) 
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("h1")).to_contain_text(name)
     assert len(service.get(f"/jobs?adapter={name}")) == 1
+
+
+def test_datasets_that_are_there_are_listed_and_deleted(page: Page, service: Service) -> None:
+    names = [once("rows") for _ in range(7)]
+    for name in names:
+        rows = pairs(12).replace("birds", name)
+        service.client.post("/datasets", files={"file": (f"{name}.csv", rows.encode())})
+    newest = service.get("/datasets")[:7]
+    page.goto("#/train")
+    listed = page.locator(".existing li")
+    expect(listed).to_have_count(6)
+    page.get_by_role("button", name="Show more").click()
+    expect(listed.nth(6)).to_contain_text(newest[6]["name"])
+    expect(listed.nth(6).get_by_role("button").first).to_be_focused()
+    listed.nth(6).get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("button", name=newest[6]["name"], exact=True)).to_have_count(0)
+    assert service.client.get(f"/datasets/{newest[6]['id']}").status_code == 404
+    listed.first.get_by_role("button", name=newest[0]["name"], exact=True).click()
+    expect(page.locator(".estimate")).to_contain_text("3 epochs over 11 rows")

@@ -10,7 +10,7 @@ export default {
   "choice.if_better": "only if it is better", "choice.always": "always", "choice.never": "never", "choice.bleu": "BLEU", "choice.chrf": "chrF++",
 
   "param.description.label": "Description", "param.description": "For those who choose a translator from the list.",
-  "param.device": "Where it is trained. auto: on any worker that is free.",
+  "param.device.label": "Device", "param.device": "Where it is trained. auto: on any worker that is free.",
   "param.prompt.template.label": "Prompt template", "param.prompt.template": "What is said to the model; {text} is the text to translate.",
   "param.prompt.system.label": "System prompt", "param.prompt.system": "An instruction before the text, such as: Translate into German.",
   "param.num_train_epochs.label": "Epochs", "param.num_train_epochs": "How often all rows are seen. More fits closer, too many learns by heart.",

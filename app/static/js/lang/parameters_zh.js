@@ -10,7 +10,7 @@ export default {
   "choice.if_better": "更好时才设", "choice.always": "总是", "choice.never": "从不", "choice.bleu": "BLEU", "choice.chrf": "chrF++",
 
   "param.description.label": "说明", "param.description": "给从列表中选择翻译器的人看。",
-  "param.device": "在哪里训练。auto：任何空闲的工作进程。",
+  "param.device.label": "设备", "param.device": "在哪里训练。auto：任何空闲的工作进程。",
   "param.prompt.template.label": "提示模板", "param.prompt.template": "对模型说的话；{text} 是要翻译的文字。",
   "param.prompt.system.label": "系统提示", "param.prompt.system": "放在文字之前的指令，例如：译成德语。",
   "param.num_train_epochs.label": "轮数", "param.num_train_epochs": "全部数据看几遍。越多越贴合，过多则死记硬背。",

@@ -1,6 +1,6 @@
 // How long a job will be: steps from rows and settings, time from the speed of an earlier job.
 
-import { duration, number, t } from "../i18n.js";
+import { compact, duration, number, t } from "../i18n.js";
 
 const HELD_OUT_SHARE = 0.1; // what a job holds out where it does not say
 const MAX_HELD_OUT = 200;
@@ -16,7 +16,7 @@ export function estimate(dataset, { training, evaluation }, jobs) {
   const steps = training.max_steps > 0 ? training.max_steps : Math.ceil(perEpoch * training.num_train_epochs);
   const tokens = rows * mean * (steps / perEpoch);
   const speed = jobs.find((job) => job.progress.tokens_per_second)?.progress.tokens_per_second;
-  const size = t("estimate.steps", { n: steps, rows: number(rows), held: number(held), epochs: number(steps / perEpoch, 1) });
+  const size = t("estimate.steps", { n: steps, rows: number(rows), held: number(held), epochs: compact(steps / perEpoch) });
   if (!mean) return size;
   return `${size} ${speed ? t("estimate.time", { time: duration(tokens / speed), speed: number(speed) }) : t("estimate.unknown")}`;
 }

@@ -1,9 +1,9 @@
 // A file becomes a dataset: drop it, see what was found in it, say which column is which, decide about faulty lines.
 
-import { get, Problem, upload } from "../api.js";
-import { announce, field, h, replace, select } from "../dom.js";
+import { del, get, Problem, upload } from "../api.js";
+import { announce, append, field, h, replace, select } from "../dom.js";
 import { date, number, size, t } from "../i18n.js";
-import { busy, problemBox } from "../notices.js";
+import { busy, modal, problemBox, toast } from "../notices.js";
 import { faults, reportPanel } from "./dataset_report.js";
 
 const ACCEPT = ".csv,.tsv,.jsonl,.ndjson,.json,.tmx,.parquet,.txt";
@@ -47,10 +47,28 @@ export class UploadPanel {
 
   async #listExisting() {
     const datasets = await get("datasets", { signal: this.signal }).catch(() => []);
-    if (!datasets.length) return;
-    replace(this.existing, h("h3", {}, t("upload.existing")), h("ul.plain", {}, datasets.slice(0, MAX_LISTED).map((d) =>
-      h("li", {}, h("button.link", { type: "button", onclick: () => this.show(d) }, d.name),
-        h("span.hint", {}, ` ${t("upload.rows", { n: d.rows })} · ${date(d.created_at)}`)))));
+    const list = h("ul.plain", {}, datasets.slice(0, MAX_LISTED).map((d) => this.#choice(d)));
+    const rest = datasets.slice(MAX_LISTED);
+    const more = h("button.small", {
+      type: "button", onclick: () => {
+        append(list, rest.map((d) => this.#choice(d)));
+        more.remove();
+        list.children[MAX_LISTED].querySelector("button").focus();
+      },
+    }, t("jobs.more"));
+    replace(this.existing, datasets.length > 0 && [h("h3", {}, t("upload.existing")), list, rest.length > 0 && more]);
+  }
+
+  #choice(dataset) {
+    const { id, name } = dataset;
+    const remove = () => modal(t("dataset.delete.title", { name }), h("p", {}, t("dataset.delete.text")), t("version.delete"), async () => {
+      await del(`datasets/${encodeURIComponent(id)}`);
+      toast(t("dataset.deleted", { name }));
+      this.#listExisting();
+    }, { danger: true });
+    return h("li", {}, h("button.link", { type: "button", onclick: () => this.show(dataset) }, name),
+      h("span.hint", {}, ` ${t("upload.rows", { n: dataset.rows })} · ${date(dataset.created_at)} `),
+      h("button.quiet.small", { type: "button", "aria-label": t("version.of", { what: t("version.delete"), ref: name }), onclick: remove }, t("version.delete")));
   }
 
   #take([file]) {
