@@ -54,9 +54,9 @@ def check_config(services: Services, adapter: str, config: JobConfig) -> None:
     targets = config.lora.target_modules
     if not isinstance(targets, str):
         match_target_modules(targets, engine.target_modules)
-    if config.lora.r > services.settings.lora_width:
+    if config.lora.r > engine.max_rank:
         raise InvalidError(
-            f"lora.r is {config.lora.r}; this server serves ranks up to {services.settings.lora_width} "
+            f"lora.r is {config.lora.r}; this server serves ranks up to {engine.max_rank} "
             "(DRAGOMAN_LORA_WIDTH)",
             code="rank_too_large",
         )

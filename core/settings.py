@@ -54,7 +54,10 @@ class Settings(BaseSettings):
         0, ge=0, description="tokens in the key/value store; 0: chosen from free memory"
     )
     lora_width: int = Field(
-        128, ge=8, le=4096, description="columns of the LoRA bank = sum of resident ranks"
+        0,
+        ge=0,
+        le=4096,
+        description="columns of the LoRA bank = sum of resident ranks; 0: 512 on a CPU, 128 on a GPU",
     )
     max_adapters: int = Field(64, ge=1, le=4096, description="resident adapter versions")
     adapter_memory_mb: int = Field(

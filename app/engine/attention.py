@@ -4,7 +4,6 @@ One call for each sequence costs more than its attention: 44 us beside 2 to 4 at
 a step, which are nearly all there are, become rows of one sparse matrix; only prompts are attended to one by one.
 """
 
-import warnings
 from collections.abc import Sequence as Spans
 
 import torch
@@ -15,8 +14,6 @@ from app.engine.step import Span
 
 # Below this many the sparse products' own cost, about 0.1 ms, is the greater one.
 _FEW = 4
-
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 class SpanAttention:

@@ -40,7 +40,12 @@ class _Layer:
 class Decoder:
     """A model's layers, ready to run. Its linear layers are sites of the bank already."""
 
-    def __init__(self, model: Any, attention: dict[int, Attention]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        attention: dict[int, Attention],
+        projection: type[Projection] = Projection,
+    ) -> None:
         """`attention`: what each layer asked for when the model's own code ran. Raises UnknownLayersError."""
         config = model.config.get_text_config()
         if getattr(config, "hidden_act", None) != "silu":
@@ -51,7 +56,9 @@ class Decoder:
             self._head = _fastest(model.get_output_embeddings())
             self._norm = _checked_norm(body.norm)
             self._rotary = body.rotary_emb
-            self._layers = [_read_layer(layer, attention[i]) for i, layer in enumerate(body.layers)]
+            self._layers = [
+                _read_layer(layer, attention[i], projection) for i, layer in enumerate(body.layers)
+            ]
         except (AttributeError, KeyError) as error:
             raise UnknownLayersError(str(error)) from error
         self._angles = self._read_angles(config)
@@ -115,25 +122,27 @@ def _normalised(operations: Operations, x: Tensor, norm: Any) -> Tensor:
     return operations.normalise(x, norm.weight, norm.variance_epsilon)
 
 
-def _read_layer(layer: Any, asked: Attention) -> _Layer:
+def _read_layer(layer: Any, asked: Attention, projection: type[Projection]) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     _check_children(layer, ["self_attn", "mlp", "input_layernorm", "post_attention_layernorm"])
     return _Layer(
         norm=_checked_norm(layer.input_layernorm),
-        qkv=_read_inputs(attention, _ATTENTION_INPUTS, ["o_proj"]),
-        out=Projection([attention.o_proj]),
+        qkv=projection(_read_inputs(attention, _ATTENTION_INPUTS, ["o_proj"])),
+        out=projection([attention.o_proj]),
         mlp_norm=_checked_norm(layer.post_attention_layernorm),
-        gate_up=_read_inputs(mlp, _MLP_INPUTS, ["down_proj"]),
-        down=Projection([mlp.down_proj]),
+        gate_up=projection(_read_inputs(mlp, _MLP_INPUTS, ["down_proj"])),
+        down=projection([mlp.down_proj]),
         attention=asked,
     )
 
 
-def _read_inputs(block: nn.Module, choices: tuple[list[str], ...], others: list[str]) -> Projection:
+def _read_inputs(
+    block: nn.Module, choices: tuple[list[str], ...], others: list[str]
+) -> list[BankedLinear]:
     for names in choices:
         if all(isinstance(getattr(block, name, None), BankedLinear) for name in names):
             _check_children(block, names + others)
-            return Projection([getattr(block, name) for name in names])
+            return [getattr(block, name) for name in names]
     raise UnknownLayersError(f"linear layers {[name for name, _ in block.named_children()]}")
 
 

@@ -22,6 +22,9 @@ from core.errors import InvalidError, ServiceError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
+# A GPU reads every column at every step; on a CPU one that nobody uses costs nothing, not even memory.
+_LORA_WIDTHS = {"cpu": 512, "cuda": 128}
+
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
@@ -29,7 +32,7 @@ class EngineLimits:
     max_waiting: int
     max_prefill_tokens: int
     kv_cache_tokens: int  # 0: chosen from free memory
-    lora_width: int
+    lora_width: int  # 0: chosen by the device
     max_adapters: int
     adapter_wait_s: float
     adapter_memory_mb: int  # of adapters' weights kept in host memory, MiB
@@ -43,7 +46,10 @@ class Engine:
         self._model = model
         self._limits = limits
         self._num_threads = limits.num_threads or _num_processors()
-        self._bank = model.create_bank(width=limits.lora_width, num_slots=limits.max_adapters)
+        self._bank = model.create_bank(
+            width=limits.lora_width or _LORA_WIDTHS[model.device.type],
+            num_slots=limits.max_adapters,
+        )
         self._cache = model.create_cache(limits.kv_cache_tokens)
         self._forward = Forward(
             model,
@@ -118,6 +124,11 @@ class Engine:
     def max_tokens(self) -> int:
         """Most tokens of prompt plus output that one sequence may come to."""
         return min(self._model.max_context, self._cache.regions.capacity - PROBE_TOKENS)
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank that an adapter may have."""
+        return self._bank.width
 
     @property
     def resident_adapters(self) -> list[str]:

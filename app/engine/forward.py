@@ -12,6 +12,7 @@ from app.engine.kv_cache import KVCache
 from app.engine.lora_bank import LoraBank
 from app.engine.model import BaseModel
 from app.engine.operations import Batch, Operations
+from app.engine.projection import Projection, StackedProjection
 from app.engine.step import Span, Step
 from core.errors import ServiceError
 
@@ -49,6 +50,7 @@ class Forward:
         self._cache = cache
         # Whether a step may be asked for before the tokens of the one before it are known here.
         self.is_asynchronous = model.device.type == "cuda"
+        self._has_kernels = self.is_asynchronous and _HAS_TRITON
         self._graphs: DecoderGraphs | None = None
         self._probe_region = _take_probe_region(cache)
         self._operations, self._decoder = self._choose_way()
@@ -113,12 +115,14 @@ class Forward:
         batch = operations.prepare(probe, token_ids)
         expected, attention = self._model.forward(batch, self._cache, operations)
         try:
-            own = Decoder(self._model.model, attention)
+            # Kernels want the adapters beside the base's weights.
+            projection = StackedProjection if self._has_kernels else Projection
+            own = Decoder(self._model.model, attention, projection)
             if self._is_right(own.forward(batch, self._cache, operations), expected):
                 decoder = own
         except UnknownLayersError as error:
             logger.info("this model runs in its own code: %s", error)
-        if not self.is_asynchronous or not _HAS_TRITON:
+        if not self._has_kernels:
             return operations, decoder
         try:
             kernels = Kernels(self._bank)

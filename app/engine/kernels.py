@@ -8,7 +8,7 @@ from torch import Tensor
 
 from app.engine import triton_kernels
 from app.engine.operations import Attention, Batch, Operations
-from app.engine.projection import Projection
+from app.engine.projection import Projection, StackedProjection
 from app.engine.step import Step
 
 BLOCK_TOKENS = 16  # queries of one sequence in one program: tl.dot takes no fewer rows
@@ -37,14 +37,13 @@ class Kernels(Operations):
             positions=inputs[2],
             places=inputs[3],
             last_rows=inputs[9, :num_last_rows],
-            columns=self._bank.width if has_adapters else 0,
             own=self._bank.table[inputs[4]].view(torch.uint8) if has_adapters else None,
             bounds=self._bank.bounds[:, inputs[4]] if has_adapters else None,
             blocks=inputs[5:9],
         )
 
     def project(self, projection: Projection, x: Tensor, batch: Batch) -> Tensor:
-        return projection(x, batch.columns)
+        return _stacked(projection).with_hidden(x) if batch.has_adapters else projection(x)
 
     def normalise(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(x)
@@ -135,13 +134,13 @@ class Kernels(Operations):
         return out
 
     def _z(self, z: Tensor, projection: Projection, batch: Batch) -> tuple[Any, ...]:
-        b = projection.b
+        b = _stacked(projection).b
         return z, z.stride(0), b, b.stride(0), batch.own, batch.bounds, z.shape[0]
 
     def _options(self, batch: Batch, block_columns: int) -> dict[str, Any]:
         num_tokens = batch.positions.shape[0]
         return {
-            "HAS_ADAPTERS": batch.columns > 0,
+            "HAS_ADAPTERS": batch.has_adapters,
             "WIDTH": self._bank.width,
             "BLOCK": _BLOCK_COLUMNS,
             # Few tokens: many small programs; more: fewer, which read B once for all of theirs.
@@ -149,3 +148,8 @@ class Kernels(Operations):
             "N": block_columns,
             "num_warps": 4,
         }
+
+
+def _stacked(projection: Projection) -> StackedProjection:
+    assert isinstance(projection, StackedProjection)
+    return projection

@@ -3,7 +3,7 @@
 Per target linear layer two static tensors, A [width, in] and B [width, out]. An adapter of rank r owns any r columns;
 ranks mix without padding. A boolean row of `table` says which columns the tokens of a slot may use:
 
-    y = base(x) + mask(x @ A.T, not table[slot of token]) @ B
+    y = base(x) + mask(x @ A.T, not table[slot of token]) @ B        (lora_update.py, triton_kernels.py)
 
 Scaling (alpha / r, rsLoRA, alpha_pattern) is folded into B. Slot 0 is the untouched base and owns no column. A load
 writes free columns only, which no running token can see. Compare Punica (Chen et al. 2023, arXiv:2310.18547) and S-LoRA
@@ -14,6 +14,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from app.engine.lora_update import LoraUpdate, MaskedUpdate, SparseUpdate
+
+# How much faster a CPU multiplies with a column when it multiplies all tokens with it.
+_DENSE_GAIN = 3
 
 # site -> (A [rank, in], B [rank, out]) with the scaling folded into B
 SiteWeights = Mapping[str, tuple[Tensor, Tensor]]
@@ -27,27 +32,25 @@ class BankedLinear(nn.Module):
         self.base = base
         self._bank = bank
         dtype, device = bank.dtype, base.weight.device
-        self.lora_a = torch.zeros(bank.width, base.in_features, dtype=dtype, device=device)
+        a_dtype = SparseUpdate.A_DTYPE if device.type == "cpu" else dtype
+        self.lora_a = torch.zeros(bank.width, base.in_features, dtype=a_dtype, device=device)
         self.lora_b = torch.zeros(bank.width, base.out_features, dtype=dtype, device=device)
         self.num_adapters = 0  # resident adapters that target this layer
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
         y: Tensor = self.base(x)
-        foreign = self._bank.foreign
-        if foreign is None or self.num_adapters == 0:
-            return y
-        used = foreign.shape[-1]
-        # [tokens, used columns]
-        hidden = x.flatten(0, -2).to(self.lora_a.dtype) @ self.lora_a[:used].T
-        # Filled, not multiplied: a neighbour's inf times 0 would be NaN.
-        hidden.masked_fill_(foreign, 0)
-        update = hidden @ self.lora_b[:used]
-        return y + update.view_as(y)
+        self.add_update(y.flatten(0, -2), x.flatten(0, -2))
+        return y
+
+    def add_update(self, y: Tensor, x: Tensor) -> None:
+        """Adds to y [tokens, out] what the step's adapters make of x [tokens, in]."""
+        if self._bank.update is not None and self.num_adapters:
+            self._bank.update.add_to(y, x, self.lora_a, self.lora_b)
 
 
 class LoraBank:
-    """Gives out slots and columns, and holds the mask of the step that is running."""
+    """Gives out slots and columns, and knows whose the tokens of the running step are."""
 
     def __init__(
         self, *, width: int, num_slots: int, dtype: torch.dtype, device: torch.device
@@ -56,7 +59,7 @@ class LoraBank:
         self.dtype = dtype
         self.device = device
         self.sites: dict[str, BankedLinear] = {}
-        self.foreign: Tensor | None = None  # [tokens, used columns]; None: nobody needs an adapter
+        self.update: LoraUpdate | None = None  # of the step; None: nobody needs an adapter
         # [slots, width], True = this slot's column
         self.table = torch.zeros(num_slots + 1, width, dtype=torch.bool, device=device)
         # [2, slots], the first column of each and the end of its columns; without any: width and 0
@@ -86,15 +89,11 @@ class LoraBank:
         columns, self._free_columns = self._free_columns[:rank], self._free_columns[rank:]
         self._columns[slot], self._slot_sites[slot] = columns, []
         try:
-            index = torch.tensor(columns, device=self.table.device)
-            for name, (a, b) in weights.items():
-                site = self.sites[name]
-                site.num_adapters += 1
+            for name in weights:
+                self.sites[name].num_adapters += 1
                 self._slot_sites[slot].append(name)
-                own = index[: a.shape[0]]  # a site may have a smaller rank than the largest
-                site.lora_a[own] = a.to(site.lora_a)
-                site.lora_b[own] = b.to(site.lora_b)
-            self.table[slot, index] = True
+            self._write(columns, weights)
+            self.table[slot, torch.tensor(columns, device=self.table.device)] = True
             self._set_bounds(slot, columns[0], columns[-1] + 1)
         except RuntimeError:  # out of device memory
             self.unload(slot)
@@ -104,17 +103,38 @@ class LoraBank:
     def unload(self, slot: int) -> None:
         """Frees an adapter's columns. Call only when no running sequence uses it."""
         columns = self._columns.pop(slot)
-        index = torch.tensor(columns, device=self.table.device)
         self.table[slot] = False
         self._set_bounds(slot, self.width, 0)
         for name in self._slot_sites.pop(slot):
-            site = self.sites[name]
-            # The next owner may not target this site, yet may use these columns in it.
-            site.lora_a[index] = 0
-            site.lora_b[index] = 0
-            site.num_adapters -= 1
+            self.sites[name].num_adapters -= 1
         self._free_columns = sorted([*self._free_columns, *columns])
         self._free_slots.append(slot)
+
+    def _write(self, columns: list[int], weights: SiteWeights) -> None:
+        """Copies weights to `columns` of every site, and zeros to where they have none: a former owner's are still there.
+
+        A stretch of neighbouring columns is one copy, and all copies are one call: there are hundreds.
+        """
+        targets: list[Tensor] = []
+        sources: list[Tensor] = []
+        emptied: list[Tensor] = []
+        stretches = _stretches(columns)
+        for name, site in self.sites.items():
+            pair = weights.get(name)
+            for bank_side, side in ((site.lora_a, 0), (site.lora_b, 1)):
+                for start, length, first in stretches:
+                    rows = bank_side[start : start + length]
+                    source = pair[side][first : first + length] if pair else rows[:0]
+                    # A site may have a smaller rank than the largest.
+                    if len(source) < length:
+                        emptied.append(rows[len(source) :])
+                    if len(source):
+                        targets.append(rows[: len(source)])
+                        sources.append(source)
+        if targets:
+            torch._foreach_copy_(targets, sources)
+        if emptied:
+            torch._foreach_zero_(emptied)
 
     def _set_bounds(self, slot: int, begin: int, end: int) -> None:
         self.bounds[:, slot] = torch.tensor([begin, end], dtype=torch.int32)
@@ -122,8 +142,23 @@ class LoraBank:
     def select(self, slots: list[int]) -> None:
         """Prepares a step: `slots` [tokens] says whose adapter each token uses."""
         if not any(slots):
-            self.foreign = None
+            self.update = None
             return
         used = 1 + max(max(self._columns[slot]) for slot in set(slots) if slot)
+        num_own = sum(len(self._columns[slot]) for slot in slots if slot)
+        is_sparse = self.device.type == "cpu" and _DENSE_GAIN * num_own < len(slots) * used
         index = torch.tensor(slots, device=self.table.device)
-        self.foreign = ~self.table[index, :used]
+        own = self.table[index, :used]
+        self.update = SparseUpdate(own) if is_sparse else MaskedUpdate(own)
+
+
+def _stretches(columns: list[int]) -> list[tuple[int, int, int]]:
+    """Neighbours among ascending `columns` as (first column, how many, place of the first in the list)."""
+    stretches: list[tuple[int, int, int]] = []
+    for place, column in enumerate(columns):
+        if stretches and column == sum(stretches[-1][:2]):
+            start, length, first = stretches[-1]
+            stretches[-1] = start, length + 1, first
+        else:
+            stretches.append((column, 1, place))
+    return stretches

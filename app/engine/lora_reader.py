@@ -130,11 +130,11 @@ def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
                 f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)}, expected {expected}"
             )
             continue
-        # Checked in the bank's dtype, after scaling: what is finite in float32 may not be in float16.
-        a = a.to(bank.dtype)
-        b = (b.T.float() * config.scaling(name, rank)).to(bank.dtype)
+        # As the bank holds them. Checked then: what is finite in float32 may not be in float16, or after scaling.
+        a = a.to(site.lora_a.dtype)
+        b = (b.T.float() * config.scaling(name, rank)).to(site.lora_b.dtype).contiguous()
         if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-            faults.append(f"{name}: weights that are not finite in {bank.dtype}")
+            faults.append(f"{name}: weights that are not finite in {b.dtype}")
         sites[name] = (a, b)
     faults += [f"{key}: unexpected tensor" for key in tensors]
     if not names:

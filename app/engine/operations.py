@@ -1,6 +1,6 @@
 """What lies between a layer's products, in plain torch: the reference, and what a CPU runs. kernels.py has the same for GPUs.
 
-`z` is what a Projection returns: the base's outputs [tokens, outputs] and, beside them, x A of all adapters.
+`z` is what `project` returns: here the layer's outputs; for kernels the base's, with x A of all adapters beside them.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,16 @@ class Batch:
     positions: Tensor  # [tokens]
     places: Tensor  # [tokens], where their keys and values go
     last_rows: Tensor  # [sequences that get a new token]
-    columns: int  # of the bank, that this step multiplies
-    # For plain torch
-    attention: SpanAttention | None = None
-    foreign: Tensor | None = None  # [tokens, columns], see LoraBank
+    attention: SpanAttention | None = None  # for plain torch
     # For kernels
     own: Tensor | None = None  # [tokens, width], 1 = the token's adapter's column
     bounds: Tensor | None = None  # [2, tokens], its first column and the end of its columns
     # [4, blocks]: first token, number of tokens, position, start of the region
     blocks: Tensor | None = None
+
+    @property
+    def has_adapters(self) -> bool:
+        return self.own is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,7 @@ class Operations:
         self._bank = bank
 
     def prepare(self, step: Step, token_ids: Tensor) -> Batch:
-        bank = self._bank
-        bank.select(step.slots)
+        self._bank.select(step.slots)
 
         def on_device(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=token_ids.device)
@@ -63,16 +63,14 @@ class Operations:
             positions=on_device(step.positions),
             places=on_device(step.places),
             last_rows=on_device(step.last_rows),
-            columns=0 if bank.foreign is None else bank.foreign.shape[1],
             attention=SpanAttention(step.spans),
-            foreign=bank.foreign,
         )
 
     def project(self, projection: Projection, x: Tensor, batch: Batch) -> Tensor:
-        columns = batch.columns if projection.is_used else 0
-        if columns and len(projection.sites) > 1:
-            columns = projection.width
-        return projection(x, columns)
+        y = projection(x)
+        for site, outputs in zip(projection.sites, projection.outputs, strict=True):
+            site.add_update(y[:, outputs], x)
+        return y
 
     def normalise(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467)."""
@@ -81,11 +79,11 @@ class Operations:
 
     def add(self, residual: Tensor, z: Tensor, projection: Projection, batch: Batch) -> Tensor:
         """residual + z, in place."""
-        return residual.add_(_with_adapters(z, projection, batch))
+        return residual.add_(z)
 
     def gate(self, z: Tensor, projection: Projection, batch: Batch, dtype: torch.dtype) -> Tensor:
         """SiLU of z's first half times its second (Shazeer 2020, arXiv:2002.05202), in `dtype`."""
-        gate, up = _with_adapters(z, projection, batch).to(dtype).chunk(2, -1)
+        gate, up = z.to(dtype).chunk(2, -1)
         return functional.silu(gate).mul_(up)
 
     def rotate_and_store(
@@ -103,7 +101,7 @@ class Operations:
         """
         keys, values = store
         num_kv_heads, head_dim = keys.shape[1:]
-        y = _with_adapters(z, projection, batch).to(keys.dtype)
+        y = z.to(keys.dtype)
         heads = y.view(y.shape[0], -1, head_dim)
         first, second = heads[:, :-num_kv_heads].chunk(2, -1)
         cos, sin = (table[:, None] for table in rotary)
@@ -120,21 +118,3 @@ class Operations:
         return batch.attention(
             query, *store, scaling=asked.scaling, sliding_window=asked.sliding_window
         )
-
-
-def _with_adapters(z: Tensor, projection: Projection, batch: Batch) -> Tensor:
-    """The base's outputs plus each token's own adapter's update."""
-    num_outputs = projection.num_outputs
-    y = z[:, :num_outputs]
-    if z.shape[1] == num_outputs or batch.foreign is None:
-        return y
-    stride = (z.shape[1] - num_outputs) // len(projection.sites)
-    parts = []
-    for i, outputs in enumerate(projection.outputs):
-        start = num_outputs + i * stride
-        # Filled, not multiplied: a neighbour's inf times 0 would be NaN.
-        hidden = z[:, start : start + batch.columns].masked_fill(batch.foreign, 0)
-        parts.append(
-            torch.addmm(y[:, outputs], hidden.to(y.dtype), projection.b[: batch.columns, outputs])
-        )
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -1,13 +1,8 @@
-"""Linear layers that read the same input (q, k and v; gate and up), multiplied as one, with the adapters' A beside them.
-
-One product gives what the base model says and x A of every adapter; what is left of LoRA is one small product that the
-operation after it takes along.
-"""
+"""Linear layers that read the same input (q, k and v; gate and up), multiplied as one."""
 
 from itertools import accumulate
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,18 +10,58 @@ from app.engine.lora_bank import BankedLinear
 
 
 class Projection:
-    """`b` [width, outputs] holds the sites' B side by side. The sites keep views: what a load writes is here at once."""
+    """The base's layers. The sites keep views of what is fused here: what a load writes is here at once."""
 
     def __init__(self, sites: list[BankedLinear]) -> None:
         self.sites = sites
-        self.width: int = sites[0].lora_a.shape[0]
         ends = list(accumulate(site.base.out_features for site in sites))
         self.outputs = [
             slice(end - site.base.out_features, end) for site, end in zip(sites, ends, strict=True)
         ]
         self.num_outputs = ends[-1]
+        self._weight, self._bias = self._fuse([])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [tokens, in] -> [tokens, num_outputs], without adapters"""
+        return self._multiply(x, self.num_outputs)
+
+    def _multiply(self, x: Tensor, num_rows: int) -> Tensor:
+        """With the first `num_rows` of the fused weights, or each layer by itself."""
+        if self._weight is None:
+            parts = [site.base(x) for site in self.sites]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        bias = None if self._bias is None else self._bias[:num_rows]
+        return functional.linear(x.to(self._weight.dtype), self._weight[:num_rows], bias)
+
+    def _fuse(self, more: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """The weights and `more` below one another [rows, in], and the biases; None where they are packed."""
+        bases = [site.base for site in self.sites]
+        dtypes = {rows.dtype for rows in (*(base.weight for base in bases), *more)}
+        if len(dtypes) > 1 or not bases[0].weight.is_floating_point():
+            return None, None
+        weight = torch.cat([*(base.weight for base in bases), *more])
+        bias = None
+        if any(base.bias is not None for base in bases):
+            bias = torch.zeros_like(weight[:, 0])
+        for base, outputs in zip(bases, self.outputs, strict=True):
+            base.weight = nn.Parameter(weight[outputs], requires_grad=False)
+            if bias is not None and base.bias is not None:
+                bias[outputs] = base.bias
+        return weight, bias
+
+
+class StackedProjection(Projection):
+    """With the adapters' A below the base's weights: one product gives what the base says and x A of every adapter.
+
+    What is left of LoRA is one small product with `b` [width, outputs], the sites' B side by side, which the kernel
+    after it takes along.
+    """
+
+    def __init__(self, sites: list[BankedLinear]) -> None:
+        super().__init__(sites)
+        self.width: int = sites[0].lora_a.shape[0]
         self.b = torch.cat([site.lora_b for site in sites], 1)
-        self._weight, self._bias = self._fuse()
+        self._weight, self._bias = self._fuse([site.lora_a for site in sites])
         if self._weight is None:
             self._a = torch.cat([site.lora_a for site in sites])
         else:
@@ -35,41 +70,8 @@ class Projection:
             site.lora_a = self._a[i * self.width : (i + 1) * self.width]
             site.lora_b = self.b[:, outputs]
 
-    @property
-    def is_used(self) -> bool:
-        """Whether a resident adapter targets any of the layers."""
-        return any(site.num_adapters for site in self.sites)
-
-    def __call__(self, x: Tensor, columns: int) -> Tensor:
-        """x [tokens, in] -> [tokens, num_outputs + x A], the latter `columns` wide for each site; 0: without it.
-
-        Fewer columns than the bank has may be asked for where there is one site.
-        """
-        num_rows = self.num_outputs + columns * len(self.sites)
+    def with_hidden(self, x: Tensor) -> Tensor:
+        """x [tokens, in] -> [tokens, num_outputs + sites * width], the outputs and each site's x A"""
         if self._weight is not None:
-            bias = None if self._bias is None else self._bias[:num_rows]
-            return functional.linear(x.to(self._weight.dtype), self._weight[:num_rows], bias)
-        parts = [site.base(x) for site in self.sites]
-        if columns:
-            parts.append(x.to(self._a.dtype) @ self._a[: columns * len(self.sites)].T)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-    def _fuse(self) -> tuple[Tensor | None, Tensor | None]:
-        """[outputs + sites * width, in] and its bias; None where the weights are packed."""
-        bases = [site.base for site in self.sites]
-        if any(isinstance(base, Linear4bit) or base.weight.dtype != self.b.dtype for base in bases):
-            return None, None
-        weight = torch.cat(
-            [*(base.weight for base in bases), *(site.lora_a for site in self.sites)]
-        )
-        bias = None
-        if any(base.bias is not None for base in bases):
-            none = torch.zeros(self.width * len(bases), dtype=weight.dtype, device=weight.device)
-            biases = [
-                torch.zeros_like(weight[: base.out_features, 0]) if base.bias is None else base.bias
-                for base in bases
-            ]
-            bias = torch.cat([*biases, none])
-        for base, outputs in zip(bases, self.outputs, strict=True):
-            base.weight = nn.Parameter(weight[outputs], requires_grad=False)
-        return weight, bias
+            return self._multiply(x, len(self._weight))
+        return torch.cat([self(x), x.to(self._a.dtype) @ self._a.T], 1)

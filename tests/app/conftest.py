@@ -60,6 +60,7 @@ def app_settings(
         data_dir=volume.root,
         redis_url=f"{_redis_server.url}?db=1",
         device="cpu",
+        lora_width=128,
         num_threads=1,  # more of them spin where tests share the processors, and take seconds for a token
         max_batch=8,
         max_text_chars=2000,

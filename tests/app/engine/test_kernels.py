@@ -6,10 +6,11 @@ from torch import nn
 
 pytest.importorskip("triton")
 
+from app.engine.decoder import Decoder
 from app.engine.kernels import Kernels
 from app.engine.lora_bank import LoraBank
 from app.engine.operations import Attention, Batch, Operations
-from app.engine.projection import Projection
+from app.engine.projection import StackedProjection
 from app.engine.step import Span, Step
 from tests.app.engine.conftest import Tiny
 from tests.app.engine.harness import load_nf4, make_request, peft_greedy, start_engine
@@ -25,7 +26,7 @@ class Case:
     def __init__(self, sizes: list[int], *, has_adapters: bool = True, width: int = 48) -> None:
         torch.manual_seed(0)
         self.bank = LoraBank(width=width, num_slots=4, dtype=torch.float32, device=DEVICE)
-        self.projection = Projection(
+        self.projection = StackedProjection(
             [
                 self.bank.wrap(f"s{i}", nn.Linear(HIDDEN, size, bias=i == 0, device=DEVICE))
                 for i, size in enumerate(sizes)
@@ -181,10 +182,13 @@ def test_padding_writes_only_to_the_spare_place() -> None:
 def test_tokens_equal_pefts(tiny: Tiny, has_decoder: bool) -> None:
     """As a GPU without graphs runs: kernels, and the next step before the last one's tokens are known."""
     engine = start_engine(load_nf4(tiny.folder))
-    engine._forward._operations = Kernels(engine._bank)
-    engine._forward.is_asynchronous = True
-    if not has_decoder:
-        engine._forward._decoder = None
+    forward = engine._forward
+    forward._operations = Kernels(engine._bank)
+    forward.is_asynchronous = True
+    assert forward._decoder is not None
+    attention = {i: layer.attention for i, layer in enumerate(forward._decoder._layers)}
+    model = forward._model.model
+    forward._decoder = Decoder(model, attention, StackedProjection) if has_decoder else None
     try:
         cases = list(zip([[7] * 70, [8, 9], [10] * 20], [None, *tiny.adapters[:2]], strict=True))
         requests = [make_request(prompt, a, max_new_tokens=4) for prompt, a in cases]

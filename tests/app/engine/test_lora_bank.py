@@ -1,9 +1,19 @@
 """The bank against the formula, one adapter at a time; columns given out, given back and cleaned."""
 
+import pytest
 import torch
 from torch import nn
 
+from app.engine import lora_bank
 from app.engine.lora_bank import BankedLinear, LoraBank
+from app.engine.lora_update import MaskedUpdate, SparseUpdate
+
+
+@pytest.fixture(params=[SparseUpdate, MaskedUpdate])
+def update(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
+    """Both ways to compute an update, whichever would be chosen."""
+    monkeypatch.setattr(lora_bank, "_DENSE_GAIN", 0 if request.param is SparseUpdate else 1e9)
+    return request.param  # type: ignore[no-any-return]
 
 
 def make_bank(width: int = 8, num_slots: int = 4) -> tuple[LoraBank, BankedLinear]:
@@ -18,13 +28,14 @@ def weights(rank: int, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(rank, 6) * scale, torch.randn(rank, 5) * scale
 
 
-def test_each_token_gets_its_own_adapter_and_no_other() -> None:
+def test_each_token_gets_its_own_adapter_and_no_other(update: type) -> None:
     bank, site = make_bank()
     pairs = [weights(1), weights(4), weights(2)]
     slots = [0, *(bank.load(a.shape[0], {"site": (a, b)}) for a, b in pairs)]
     x = torch.randn(1, 7, 6)
     order = [3, 0, 1, 2, 2, 0, 3]
     bank.select([slots[i] for i in order])
+    assert type(bank.update) is update
     y = site(x)
     for token, number in enumerate(order):
         expected = site.base(x[0, token])
@@ -34,6 +45,7 @@ def test_each_token_gets_its_own_adapter_and_no_other() -> None:
         torch.testing.assert_close(y[0, token], expected)
 
 
+@pytest.mark.usefixtures("update")
 def test_a_neighbours_infinity_cannot_pass() -> None:
     bank, site = make_bank()
     sound, wild = weights(2), weights(2, scale=1e30)
@@ -52,10 +64,11 @@ def test_a_step_of_the_base_alone_is_the_base() -> None:
     bank.load(2, {"site": weights(2)})
     x = torch.randn(1, 2, 6)
     bank.select([0, 0])
-    assert bank.foreign is None
+    assert bank.update is None
     assert torch.equal(site(x), site.base(x))
 
 
+@pytest.mark.usefixtures("update")
 def test_columns_need_not_be_neighbours() -> None:
     bank, site = make_bank(width=6)
     first = bank.load(2, {"site": weights(2)})
@@ -71,7 +84,8 @@ def test_columns_need_not_be_neighbours() -> None:
     torch.testing.assert_close(site(x)[0, 0], site.base(x[0, 0]) + (x[0, 0] @ a.T) @ b)
 
 
-def test_unloading_leaves_nothing_behind_for_the_next_owner() -> None:
+@pytest.mark.usefixtures("update")
+def test_a_former_owner_leaves_nothing_behind() -> None:
     """An adapter that skips a site gets columns there too; a former owner's weights must be gone."""
     bank, site = make_bank()
     other = bank.wrap("other", nn.Linear(6, 5))
@@ -82,6 +96,42 @@ def test_unloading_leaves_nothing_behind_for_the_next_owner() -> None:
     bank.select([slot])
     torch.testing.assert_close(site(x), site.base(x))
     assert not torch.allclose(other(x), other.base(x))
+
+
+@pytest.mark.usefixtures("update")
+def test_a_former_owner_leaves_nothing_where_a_site_has_a_smaller_rank() -> None:
+    bank, site = make_bank()
+    other = bank.wrap("other", nn.Linear(6, 5))
+    bank.unload(bank.load(4, {"site": weights(4), "other": weights(4)}))
+    narrow, wide = weights(1), weights(4)
+    slot = bank.load(4, {"site": narrow, "other": wide})
+    x = torch.randn(1, 1, 6)
+    bank.select([slot])
+    for linear, (a, b) in ((site, narrow), (other, wide)):
+        torch.testing.assert_close(linear(x), linear.base(x) + (x @ a.T) @ b)
+
+
+def test_few_columns_are_multiplied_with_all_tokens_many_are_not() -> None:
+    bank, _ = make_bank(width=32, num_slots=16)
+    slots = [bank.load(2, {"site": weights(2)}) for _ in range(16)]
+    bank.select(slots[:1] * 8)
+    assert isinstance(bank.update, MaskedUpdate)
+    bank.select(slots)
+    assert isinstance(bank.update, SparseUpdate)
+
+
+@pytest.mark.usefixtures("update")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_updates_join_outputs_of_any_dtype(dtype: torch.dtype) -> None:
+    """A base in bfloat16 beside a bank in float32, and the other way round."""
+    bank, site = make_bank()
+    other = torch.bfloat16 if dtype is torch.float32 else torch.float32
+    site.lora_b = site.lora_b.to(other)
+    a, b = weights(3)
+    bank.select([bank.load(3, {"site": (a, b)})])
+    y, x = torch.ones(1, 5, dtype=dtype), torch.randn(1, 6)
+    site.add_update(y, x)
+    torch.testing.assert_close(y.float(), 1 + (x @ a.T) @ b, rtol=0.05, atol=0.05)
 
 
 def test_room_is_columns_and_slots() -> None:

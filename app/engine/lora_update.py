@@ -1,0 +1,60 @@
+"""What adapters add to a base layer's outputs in one step, in plain torch: the reference, and what a CPU runs."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class LoraUpdate(Protocol):
+    """Each token's own columns of the bank, and no other's: a neighbour's inf must not become its NaN."""
+
+    def add_to(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
+        """y [tokens, out] += (x A, own columns) B, in place; x [tokens, in], a [width, in], b [width, out]"""
+
+
+class MaskedUpdate:
+    """Multiplies every token with all columns in use, then forgets what is not its own."""
+
+    def __init__(self, own: Tensor) -> None:
+        """`own` [tokens, used columns], True = the token's adapter's column."""
+        self._foreign = ~own
+
+    def add_to(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
+        used = self._foreign.shape[1]
+        hidden = x.to(a.dtype) @ a[:used].T
+        y.addmm_(hidden.masked_fill_(self._foreign, 0).to(y.dtype), b[:used].to(y.dtype))
+
+
+class SparseUpdate:
+    """Multiplies each token with its own columns alone, whatever the number of adapters; on a CPU."""
+
+    A_DTYPE = torch.float32  # the only one that sampled_addmm knows there
+
+    def __init__(self, own: Tensor) -> None:
+        """`own` as MaskedUpdate."""
+        columns = own.nonzero()[:, 1]
+        offsets = torch.zeros(len(own) + 1, dtype=torch.long)
+        torch.cumsum(own.sum(1), 0, out=offsets[1:])
+        self._columns, self._offsets, self._num_tokens = columns, offsets, len(own)
+        self._zeros = torch.zeros(len(columns), dtype=self.A_DTYPE)
+
+    def add_to(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
+        pattern = torch.sparse_csr_tensor(
+            self._offsets,
+            self._columns,
+            self._zeros,
+            size=(self._num_tokens, len(a)),
+            check_invariants=False,
+        )
+        hidden = torch.sparse.sampled_addmm(pattern, x.to(self.A_DTYPE), a.T, beta=0.0).values()
+        y.add_(
+            functional.embedding_bag(
+                self._columns,
+                b,
+                self._offsets[:-1],
+                mode="sum",
+                per_sample_weights=hidden.to(b.dtype),
+            )
+        )
