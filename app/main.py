@@ -16,6 +16,7 @@ from app import openapi, problems
 from app.allowed_hosts import AllowedHostsMiddleware
 from app.body_limit import BodyLimitMiddleware
 from app.draining import DrainingMiddleware
+from app.http_protocol import HttpProtocol
 from app.metrics import Metrics, MetricsMiddleware
 from app.routes import (
     adapters,
@@ -124,6 +125,7 @@ def main() -> int:
             app,
             host=settings.host,
             port=settings.port,
+            http=HttpProtocol,
             log_level=settings.log_level.lower(),
             access_log=settings.log_level == "DEBUG",
         ),
