@@ -105,6 +105,32 @@ def test_nothing_is_wider_than_a_telephone(
     context.close()
 
 
+def test_long_names_fit_a_telephone(browser: Browser, service: Service) -> None:
+    name, word = "a" * 63, "w" * 200
+    rows = PAIRS.replace("birds", "owls")  # the same rows would be the dataset of another name
+    dataset = service.client.post("/datasets", files={"file": (f"{word}.csv", rows.encode())})
+    config = {"description": word, "training": {"max_steps": 1}, "evaluation": {"holdout": 2}}
+    body = {"dataset_id": dataset.json()["id"], "adapter": name, "config": config}
+    job = service.client.post("/jobs", json=body).json()["id"]
+    context = browser.new_context(base_url=service.url, viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
+    page.goto(f"#/jobs/{job}")
+    expect(page.locator("h1 .status")).to_have_text("succeeded")
+    addresses = [f"translate?with={name}", f"translate?compare=base,{name}%401", "jobs", "train"]
+    addresses += [f"train?dataset={dataset.json()['id']}", f"adapters/{name}", f"jobs/{job}"]
+    wide = []
+    for address in addresses:
+        page.goto(f"#/{address}")
+        expect(page.locator("main > .busy")).to_have_count(0)
+        expect(page.locator("main")).to_contain_text(re.compile("a{63}|w{200}"))
+        page.evaluate(OPEN_ALL)
+        if page.evaluate("document.documentElement.scrollWidth") > 360:
+            wide.append(address)
+    context.close()
+    assert wide == []
+
+
 def test_both_dictionaries_have_every_text(page: Page) -> None:
     page.goto("")
     keys = page.evaluate(
