@@ -38,7 +38,7 @@ export function reader(title, content) {
 }
 
 /** A dialog with one thing to do. `act` may return a promise; a Problem that it raises is shown and the dialog stays. */
-export function modal(title, content, actLabel, act, { danger = false } = {}) {
+export function modal(title, content, actLabel, act, { danger = false, dismiss = t("cancel") } = {}) {
   const titleId = newId("dialog");
   const fault = h("div");
   const button = h(danger ? "button.danger" : "button.primary", { type: "submit" }, actLabel);
@@ -60,7 +60,7 @@ export function modal(title, content, actLabel, act, { danger = false } = {}) {
       },
     },
       h("h2", { id: titleId }, title), content, fault,
-      h("p.actions", {}, button, h("button.quiet", { type: "button", onclick: () => dialog.close() }, t("cancel")))));
+      h("p.actions", {}, button, h("button.quiet", { type: "button", onclick: () => dialog.close() }, dismiss))));
   document.body.append(dialog);
   dialog.showModal();
 }

@@ -70,7 +70,7 @@ export default {
   "job.title": "任务", "job.all": "所有任务", "job.loading": "正在查询任务……", "job.left": "还剩 {time}", "job.lost": "连接断开，任务仍在进行。正在重新连接……", "job.now": "任务状态：{status}",
   "job.try": "用它翻译", "job.compare": "与基础模型对比", "job.checkpoint": "试用最新的检查点（第 {step} 步）", "job.promote": "设为当前", "job.again": "更改设置再试",
   "job.pause": "暂停", "job.resume": "继续", "job.cancel": "取消任务", "job.delete": "删除任务",
-  "job.cancel.title": "取消这个任务？", "job.cancel.text": "它会在下一步之后停下。除非保留，否则学到的内容会丢失。", "job.cancel.publish": "评估并发布目前学到的内容", "job.delete.title": "删除这个任务？", "job.delete.text": "曲线和日志会被删除，它产生的适配器会保留。", "job.deleted": "任务已删除。",
+  "job.cancel.title": "取消这个任务？", "job.cancel.text": "它会在下一步之后停下。除非保留，否则学到的内容会丢失。", "job.cancel.dismiss": "保留任务", "job.cancel.publish": "评估并发布目前学到的内容", "job.delete.title": "删除这个任务？", "job.delete.text": "曲线和日志会被删除，它产生的适配器会保留。", "job.deleted": "任务已删除。",
   "job.log": "日志", "job.log.empty": "还没有日志。", "job.config": "实际使用的全部设置",
   "figure.step": "步", "figure.queue": "排队位置", "figure.starts": "预计开始", "figure.eta": "剩余时间", "figure.took": "用时", "figure.loss": "训练损失", "figure.eval_loss": "留出损失", "figure.speed": "每秒词元", "figure.memory": "内存", "figure.attempt": "第几次", "figure.created": "创建时间",
   "curve.title": "曲线", "curve.loss": "损失", "curve.train": "训练", "curve.eval": "留出的行", "curve.more": "学习率、速度和内存", "curve.learning_rate": "学习率", "curve.grad_norm": "梯度范数", "curve.tokens_per_second": "每秒词元", "curve.memory_mb": "内存，MiB",

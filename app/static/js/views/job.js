@@ -210,7 +210,7 @@ class JobView {
     modal(t("job.cancel.title"), [
       h("p", {}, t("job.cancel.text")),
       this.job.progress.step > 0 && h("label.check", {}, publish, t("job.cancel.publish")),
-    ], t("job.cancel"), () => this.#post("cancel", { publish: publish.checked }), { danger: true });
+    ], t("job.cancel"), () => this.#post("cancel", { publish: publish.checked }), { danger: true, dismiss: t("job.cancel.dismiss") });
   }
 
   async #act(name) {
