@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.nn import functional
 
 from app.engine import triton_kernels
 from app.engine.operations import Attention, Batch, Operations
@@ -15,6 +16,8 @@ BLOCK_TOKENS = 16  # queries of one sequence in one program: tl.dot takes no few
 # Of the shapes tried on an H200 the fastest, or within 1 % of it, at 64 and 128 sequences of 50 tokens.
 _ATTEND = {"N": 32, "num_warps": 1}
 _BLOCK_COLUMNS = 32  # of the bank
+_HAS_PDL = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+_PDL: dict[str, Any] = {"PDL": True, "launch_pdl": True} if _HAS_PDL else {"PDL": False}
 
 
 class Kernels(Operations):
@@ -32,13 +35,14 @@ class Kernels(Operations):
         self, inputs: Tensor, token_ids: Tensor, num_last_rows: int, has_adapters: bool
     ) -> Batch:
         """Views of a packed step [10, tokens] (see Step.pack) on the device."""
+        slots = inputs[4]
         return Batch(
             token_ids=token_ids,
             positions=inputs[2],
             places=inputs[3],
             last_rows=inputs[9, :num_last_rows],
-            own=self._bank.table[inputs[4]].view(torch.uint8) if has_adapters else None,
-            bounds=self._bank.bounds[:, inputs[4]] if has_adapters else None,
+            own=self._bank.table[slots].view(torch.uint8) if has_adapters else None,
+            bounds=self._tile_bounds(slots) if has_adapters else None,
             blocks=inputs[5:9],
         )
 
@@ -49,7 +53,7 @@ class Kernels(Operations):
         out = torch.empty_like(x)
         size = triton.next_power_of_2(x.shape[1])
         triton_kernels.normalise[(x.shape[0],)](
-            out, x, weight, eps, x.shape[1], N=size, num_warps=8
+            out, x, weight, eps, x.shape[1], N=size, num_warps=8, **_PDL
         )
         return out
 
@@ -130,6 +134,7 @@ class Kernels(Operations):
             M=BLOCK_TOKENS,
             **_ATTEND,
             D=triton.next_power_of_2(max(16, head_dim)),
+            **_PDL,
         )
         return out
 
@@ -143,11 +148,25 @@ class Kernels(Operations):
             "HAS_ADAPTERS": batch.has_adapters,
             "WIDTH": self._bank.width,
             "BLOCK": _BLOCK_COLUMNS,
-            # Few tokens: many small programs; more: fewer, which read B once for all of theirs.
-            "M": 16 if num_tokens <= 192 else 64,
+            "M": _tile_rows(num_tokens),
             "N": block_columns,
             "num_warps": 4,
+            **_PDL,
         }
+
+    def _tile_bounds(self, slots: Tensor) -> Tensor:
+        """[2, tiles]: the first column that a tile's tokens own, down to a multiple of 16, and the end of their columns."""
+        bounds = self._bank.bounds[:, slots]
+        missing = -len(slots) % _tile_rows(len(slots))
+        begins = functional.pad(bounds[0], (0, missing), value=self._bank.width)
+        ends = functional.pad(bounds[1], (0, missing))
+        tiles = (-1, _tile_rows(len(slots)))
+        return torch.stack([begins.view(tiles).amin(1) // 16 * 16, ends.view(tiles).amax(1)])
+
+
+def _tile_rows(num_tokens: int) -> int:
+    """Few tokens: many small programs; more: fewer, which read B once for all of theirs."""
+    return 16 if num_tokens <= 192 else 64
 
 
 def _stacked(projection: Projection) -> StackedProjection:

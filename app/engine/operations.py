@@ -26,7 +26,9 @@ class Batch:
     attention: SpanAttention | None = None  # for plain torch
     # For kernels
     own: Tensor | None = None  # [tokens, width], 1 = the token's adapter's column
-    bounds: Tensor | None = None  # [2, tokens], its first column and the end of its columns
+    bounds: Tensor | None = (
+        None  # [2, tiles], first of the columns of a tile of tokens, and their end
+    )
     # [4, blocks]: first token, number of tokens, position, start of the region
     blocks: Tensor | None = None
 

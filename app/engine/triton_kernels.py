@@ -2,6 +2,10 @@
 
 Those that follow a Projection take the adapters' part along: they multiply the tile of x A that their tokens may see with
 B, over the few columns of the bank that these tokens' adapters own.
+
+PDL: programmatic dependent launch (CUDA programming guide, "Programmatic Dependent Launch and Synchronization"; Hopper and later).
+A kernel may start while the one before it ends. Before `gdc_wait` it reads only what is older than the product before it, which
+is launched the plain way and so began when all else had ended: B, masks, positions, the residual, its own weights.
 """
 # mypy: ignore-errors
 # ruff: noqa: N803 - constants of a kernel are written in capitals
@@ -14,41 +18,71 @@ import triton.language as tl
 def _updated(
     z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns1, columns2, is_column1,
     is_column2, hidden1, hidden2,
-    HAS_ADAPTERS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_ADAPTERS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Two tiles of z's outputs, each plus (x A, masked) @ B, in float32. SHARED: both tiles are of one site."""
     # Rows beyond the last read the last, and are not stored.
     rows = tl.minimum(rows, num_tokens - 1).to(tl.int64)
     z_rows = z_ptr + rows[:, None] * z_stride
+    if HAS_ADAPTERS:
+        # Tokens come sorted by adapter: what a tile's tokens own are few columns, close together, nearly always one block.
+        begin = tl.load(bounds_ptr + tl.program_id(0))
+        end = tl.load(bounds_ptr + tl.num_programs(0) + tl.program_id(0))
+        k, own, b1, b2 = _columns(
+            begin, end, b_ptr, b_stride, own_ptr, rows, columns1, columns2, is_column1, is_column2, WIDTH, BLOCK
+        )  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     first = tl.load(z_rows + columns1[None], mask=is_column1[None], other=0).to(tl.float32)
     second = tl.load(z_rows + columns2[None], mask=is_column2[None], other=0).to(tl.float32)
     if HAS_ADAPTERS:
-        # Tokens come sorted by adapter: what a tile's tokens own are few columns, close together.
-        begin = tl.min(tl.load(bounds_ptr + rows)) // 16 * 16
-        end = tl.max(tl.load(bounds_ptr + num_tokens + rows))
-        for start in range(begin, end, BLOCK):
-            k = start + tl.arange(0, BLOCK)
-            is_k = k < end
-            own = tl.load(own_ptr + rows[:, None] * WIDTH + k[None], mask=is_k[None], other=0) != 0
-            # Selected, not multiplied by the mask: a neighbour's inf times 0 would be NaN.
-            hidden = tl.load(z_rows + hidden1 + k[None], mask=is_k[None], other=0)
-            hidden = tl.where(own, hidden, 0.0)
-            b_rows = b_ptr + k[:, None] * b_stride
-            b1 = tl.load(b_rows + columns1[None], mask=is_k[:, None] & is_column1[None], other=0)
-            b2 = tl.load(b_rows + columns2[None], mask=is_k[:, None] & is_column2[None], other=0)
-            first = tl.dot(hidden, b1, first, input_precision="ieee")
-            if not SHARED:
-                hidden = tl.load(z_rows + hidden2 + k[None], mask=is_k[None], other=0)
-                hidden = tl.where(own, hidden, 0.0)
-            second = tl.dot(hidden, b2, second, input_precision="ieee")
+        first, second = _multiplied(
+            first, second, z_rows, hidden1, hidden2, k, end, own, b1, b2, SHARED
+        )
+        for start in range(begin + BLOCK, end, BLOCK):
+            k, own, b1, b2 = _columns(
+                start, end, b_ptr, b_stride, own_ptr, rows, columns1, columns2, is_column1, is_column2, WIDTH, BLOCK
+            )  # fmt: skip
+            first, second = _multiplied(
+                first, second, z_rows, hidden1, hidden2, k, end, own, b1, b2, SHARED
+            )
+    return first, second
+
+
+@triton.jit
+def _columns(
+    start, end, b_ptr, b_stride, own_ptr, rows, columns1, columns2, is_column1, is_column2,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """BLOCK columns of the bank from `start` on: which, whose, and both tiles' B."""
+    k = start + tl.arange(0, BLOCK)
+    is_k = k < end
+    own = tl.load(own_ptr + rows[:, None] * WIDTH + k[None], mask=is_k[None], other=0) != 0
+    b_rows = b_ptr + k[:, None] * b_stride
+    b1 = tl.load(b_rows + columns1[None], mask=is_k[:, None] & is_column1[None], other=0)
+    b2 = tl.load(b_rows + columns2[None], mask=is_k[:, None] & is_column2[None], other=0)
+    return k, own, b1, b2
+
+
+@triton.jit
+def _multiplied(first, second, z_rows, hidden1, hidden2, k, end, own, b1, b2, SHARED: tl.constexpr):
+    is_k = (k < end)[None]
+    # Selected, not multiplied by the mask: a neighbour's inf times 0 would be NaN.
+    hidden = tl.where(own, tl.load(z_rows + hidden1 + k[None], mask=is_k, other=0), 0.0)
+    first = tl.dot(hidden, b1, first, input_precision="ieee")
+    if not SHARED:
+        hidden = tl.where(own, tl.load(z_rows + hidden2 + k[None], mask=is_k, other=0), 0.0)
+    second = tl.dot(hidden, b2, second, input_precision="ieee")
     return first, second
 
 
 @triton.jit
 def add(
     residual_ptr, num_outputs, z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens,
-    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * M + tl.arange(0, M)
     columns1 = tl.program_id(1) * 2 * N + tl.arange(0, N)
     columns2 = columns1 + N
@@ -60,7 +94,7 @@ def add(
     tile1, tile2 = _updated(
         z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns1, columns2,
         columns1 < num_outputs, columns2 < num_outputs, num_outputs, num_outputs,
-        HAS_ADAPTERS, True, WIDTH, BLOCK,
+        HAS_ADAPTERS, True, WIDTH, BLOCK, PDL,
     )  # fmt: skip
     tl.store(row + columns1[None], tile1 + residual1, mask=mask1)
     tl.store(row + columns2[None], tile2 + residual2, mask=mask2)
@@ -70,14 +104,16 @@ def add(
 def gate(
     out_ptr, num_features, up_hidden, z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens,
     SHARED: tl.constexpr,
-    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * M + tl.arange(0, M)
     columns = tl.program_id(1) * N + tl.arange(0, N)
     is_column = columns < num_features
     gate, up = _updated(
         z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns, columns + num_features,
-        is_column, is_column, 2 * num_features, up_hidden, HAS_ADAPTERS, SHARED, WIDTH, BLOCK,
+        is_column, is_column, 2 * num_features, up_hidden, HAS_ADAPTERS, SHARED, WIDTH, BLOCK, PDL,
     )  # fmt: skip
     place = out_ptr + rows.to(tl.int64)[:, None] * num_features + columns[None]
     tl.store(
@@ -90,9 +126,11 @@ def rotate_and_store(
     query_ptr, keys_ptr, values_ptr, cos_ptr, sin_ptr, places_ptr,
     num_outputs, z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HALF: tl.constexpr, SEPARATE: tl.constexpr,
-    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One head of M tokens. SEPARATE: q, k and v are three sites with a stretch of x A each."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * M + tl.arange(0, M)
     head = tl.program_id(1)
     feature = tl.arange(0, N)
@@ -110,7 +148,7 @@ def rotate_and_store(
     to = tl.load(places_ptr + rows, mask=rows < num_tokens, other=0).to(tl.int64)[:, None]
     first, second = _updated(
         z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns, columns + HALF,
-        is_feature, is_feature, hidden, hidden, HAS_ADAPTERS, True, WIDTH, BLOCK,
+        is_feature, is_feature, hidden, hidden, HAS_ADAPTERS, True, WIDTH, BLOCK, PDL,
     )  # fmt: skip
     if head < NUM_HEADS + NUM_KV_HEADS:
         turned = first * cos - second * sin
@@ -136,18 +174,22 @@ def rotate_and_store(
 def attend(
     out_ptr, query_ptr, keys_ptr, values_ptr, blocks_ptr, num_blocks, scaling,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WINDOW: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """M queries of one sequence and one head, over its keys N at a time (Dao et al. 2022, arXiv:2205.14135)."""
     # Heads first: those of one sequence read neighbouring memory at the same time.
     head = tl.program_id(0)
     block = tl.program_id(1)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     count = tl.load(blocks_ptr + num_blocks + block)
-    if count == 0:
-        return
     start = tl.load(blocks_ptr + block)
     position = tl.load(blocks_ptr + 2 * num_blocks + block)
     region = tl.load(blocks_ptr + 3 * num_blocks + block).to(tl.int64)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    if count == 0:
+        return
     kv_head = head // (NUM_HEADS // NUM_KV_HEADS)
     feature = tl.arange(0, D)
     is_feature = feature < HEAD_DIM
@@ -208,11 +250,15 @@ def attend(
 
 
 @triton.jit
-def normalise(out_ptr, x_ptr, weight_ptr, eps, num_features, N: tl.constexpr):
+def normalise(out_ptr, x_ptr, weight_ptr, eps, num_features, N: tl.constexpr, PDL: tl.constexpr):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     feature = tl.arange(0, N)
     mask = feature < num_features
+    weight = tl.load(weight_ptr + feature, mask=mask, other=0).to(tl.float32)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     x = tl.load(x_ptr + row * num_features + feature, mask=mask, other=0).to(tl.float32)
     x = x * tl.rsqrt(tl.sum(x * x) / num_features + eps)
-    weight = tl.load(weight_ptr + feature, mask=mask, other=0).to(tl.float32)
     tl.store(out_ptr + row * num_features + feature, x * weight, mask=mask)
