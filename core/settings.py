@@ -64,7 +64,9 @@ class Settings(BaseSettings):
         1024, ge=0, description="host memory for adapters that left the LoRA bank, MiB"
     )
     adapter_wait_s: float = Field(
-        30.0, gt=0, description="longest wait for a place in the LoRA bank before 503"
+        30.0,
+        gt=0,
+        description="seconds from its arrival after which a request that finds no place in the LoRA bank gets 503",
     )
 
     # Limits on requests

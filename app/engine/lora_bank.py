@@ -144,12 +144,14 @@ class LoraBank:
         if not any(slots):
             self.update = None
             return
-        used = 1 + max(max(self._columns[slot]) for slot in set(slots) if slot)
         num_own = sum(len(self._columns[slot]) for slot in slots if slot)
-        is_sparse = self.device.type == "cpu" and _DENSE_GAIN * num_own < len(slots) * used
-        index = torch.tensor(slots, device=self.table.device)
-        own = self.table[index, :used]
-        self.update = SparseUpdate(own) if is_sparse else MaskedUpdate(own)
+        used = sorted(column for slot in set(slots) if slot for column in self._columns[slot])
+        is_dense = len(slots) * len(used) <= _DENSE_GAIN * num_own
+        own = self.table[torch.tensor(slots, device=self.device)]
+        if is_dense or self.device.type != "cpu":
+            self.update = MaskedUpdate(own, used)
+        else:
+            self.update = SparseUpdate(own)
 
 
 def _stretches(columns: list[int]) -> list[tuple[int, int, int]]:

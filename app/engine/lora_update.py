@@ -17,14 +17,16 @@ class LoraUpdate(Protocol):
 class MaskedUpdate:
     """Multiplies every token with all columns in use, then forgets what is not its own."""
 
-    def __init__(self, own: Tensor) -> None:
-        """`own` [tokens, used columns], True = the token's adapter's column."""
-        self._foreign = ~own
+    def __init__(self, own: Tensor, used: list[int]) -> None:
+        """`own` [tokens, width], True = the token's adapter's column. `used`: the columns that are anybody's, ascending."""
+        first, end = used[0], used[-1] + 1
+        is_stretch = end - first == len(used)  # which needs no copy
+        self._used = slice(first, end) if is_stretch else torch.tensor(used, device=own.device)
+        self._foreign = ~own[:, self._used]
 
     def add_to(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
-        used = self._foreign.shape[1]
-        hidden = x.to(a.dtype) @ a[:used].T
-        y.addmm_(hidden.masked_fill_(self._foreign, 0).to(y.dtype), b[:used].to(y.dtype))
+        hidden = x.to(a.dtype) @ a[self._used].T
+        y.addmm_(hidden.masked_fill_(self._foreign, 0).to(y.dtype), b[self._used].to(y.dtype))
 
 
 class SparseUpdate:

@@ -114,8 +114,9 @@ def test_a_former_owner_leaves_nothing_where_a_site_has_a_smaller_rank() -> None
 def test_few_columns_are_multiplied_with_all_tokens_many_are_not() -> None:
     bank, _ = make_bank(width=32, num_slots=16)
     slots = [bank.load(2, {"site": weights(2)}) for _ in range(16)]
-    bank.select(slots[:1] * 8)
-    assert isinstance(bank.update, MaskedUpdate)
+    for slot in slots:
+        bank.select([slot] * 8)
+        assert isinstance(bank.update, MaskedUpdate)
     bank.select(slots)
     assert isinstance(bank.update, SparseUpdate)
 
