@@ -190,7 +190,9 @@ class Services:
             stats = self.serving.engine.stats()
             if stats.num_running or stats.num_steps != num_steps:
                 with contextlib.suppress(redis.RedisError):
-                    await asyncio.to_thread(self.jobs.tell_serving, 4 * _SERVING_INTERVAL_S)
+                    await asyncio.to_thread(
+                        self.jobs.presence.tell_serving, 4 * _SERVING_INTERVAL_S
+                    )
             num_steps = stats.num_steps
 
     # Readiness

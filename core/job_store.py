@@ -3,7 +3,7 @@
 Keys: `dragoman:job:{id}` (hash), `…:lease` (fencing token, expires), `…:events` (stream), `dragoman:jobs` (all ids by
 creation time), `dragoman:jobs:open` (ids of jobs that have not ended), `dragoman:jobs:queue:{device}` (ids of queued
 jobs by priority, then age), `dragoman:jobs:durations` (seconds that the newest finished jobs took),
-`dragoman:dataset:{id}:lock`, `dragoman:worker:{device}` (expires: a worker for it was there just now).
+`dragoman:dataset:{id}:lock`; and those of presence.py.
 
 A worker holds a job by a lease that it must renew. Its fencing token (Kleppmann 2016, "How to do distributed locking")
 changes with every claim and every sweep, so a worker that was given up can no longer write.
@@ -36,6 +36,7 @@ from core.jobs import (
     Progress,
 )
 from core.metrics import Metric
+from core.presence import Presence
 from core.queue import queue_name
 from core.training_config import JobConfig
 
@@ -46,8 +47,6 @@ _OPEN = "dragoman:jobs:open"
 _QUEUES = "dragoman:jobs:queue:"
 _DURATIONS = "dragoman:jobs:durations"
 _IDEMPOTENCY = "dragoman:idempotency:"
-_SERVING = "dragoman:serving"
-_WORKER = "dragoman:worker:"
 _DEVICES = ("auto", "cpu", "cuda")
 _NUM_DURATIONS = 20
 _RESEND_AFTER_S = 5.0
@@ -77,6 +76,7 @@ class JobStore:
 
     def __init__(self, redis: "Redis", *, lease_s: float, max_attempts: int) -> None:
         self._redis = redis
+        self.presence = Presence(redis)
         self._lease_ms = int(lease_s * 1000)
         self._max_attempts = max_attempts
         self._create = redis.register_script(job_scripts.CREATE)
@@ -314,24 +314,6 @@ class JobStore:
             [float(seconds) for seconds in durations],
             now=datetime.now(UTC),
         )
-
-    def tell_serving(self, for_s: float) -> None:
-        """Requests are running now, and may be for `for_s` seconds."""
-        self._redis.set(_SERVING, 1, px=int(for_s * 1000))
-
-    def is_serving(self) -> bool:
-        """Whether a server has told within its time that requests are running."""
-        return bool(self._redis.exists(_SERVING))
-
-    def tell_working(self, device: str, for_s: float) -> None:
-        """A worker for "cpu" or "cuda" is there, and tells so again within `for_s` seconds while it lives."""
-        self._redis.set(_WORKER + device, 1, px=int(for_s * 1000))
-
-    def working_devices(self) -> list[str]:
-        """For which a worker has told within its time that it is there."""
-        devices = [device for device in _DEVICES if device != "auto"]
-        told: Any = self._redis.mget([_WORKER + device for device in devices])
-        return [device for device, value in zip(devices, told, strict=True) if value]
 
     def _present(self, ids: Iterable[str]) -> Iterator[Job]:
         """Those that can be read and were not deleted meanwhile."""

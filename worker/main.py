@@ -91,7 +91,7 @@ def show_presence(store: JobStore, device: str) -> None:
     if _stopping.is_set():
         return
     try:
-        store.tell_working(device, for_s=4 * _PRESENCE_S)
+        store.presence.tell_working(device, for_s=4 * _PRESENCE_S)
     except RedisError as error:
         logger.warning("cannot tell that this worker is there: %s", error)
 

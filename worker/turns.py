@@ -40,7 +40,7 @@ class ServingFirst(TrainerCallback):  # type: ignore[misc]
     def _wait(self) -> None:
         while self._lease.interruption is None and not self._lease.ends_early:
             try:
-                if not self._store.is_serving():
+                if not self._store.presence.is_serving():
                     return
             except RedisError as error:
                 logger.warning("cannot ask whether requests run: %s", error)

@@ -39,18 +39,18 @@ class SparseUpdate:
         columns = own.nonzero()[:, 1]
         offsets = torch.zeros(len(own) + 1, dtype=torch.long)
         torch.cumsum(own.sum(1), 0, out=offsets[1:])
-        self._columns, self._offsets, self._num_tokens = columns, offsets, len(own)
-        self._zeros = torch.zeros(len(columns), dtype=self.A_DTYPE)
-
-    def add_to(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
-        pattern = torch.sparse_csr_tensor(
-            self._offsets,
-            self._columns,
-            self._zeros,
-            size=(self._num_tokens, len(a)),
+        self._columns, self._offsets = columns, offsets
+        self._pattern = torch.sparse_csr_tensor(
+            offsets,
+            columns,
+            torch.zeros(len(columns), dtype=self.A_DTYPE),
+            size=own.shape,
             check_invariants=False,
         )
-        hidden = torch.sparse.sampled_addmm(pattern, x.to(self.A_DTYPE), a.T, beta=0.0).values()
+
+    def add_to(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
+        x = x.to(self.A_DTYPE)
+        hidden = torch.sparse.sampled_addmm(self._pattern, x, a.T, beta=0.0).values()
         y.add_(
             functional.embedding_bag(
                 self._columns,

@@ -36,10 +36,10 @@ class Projection:
     def _fuse(self, more: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """The weights and `more` below one another [rows, in], and the biases; None where they are packed."""
         bases = [site.base for site in self.sites]
-        dtypes = {rows.dtype for rows in (*(base.weight for base in bases), *more)}
-        if len(dtypes) > 1 or not bases[0].weight.is_floating_point():
+        parts = [*(base.weight for base in bases), *more]
+        if len({part.dtype for part in parts}) > 1 or not bases[0].weight.is_floating_point():
             return None, None
-        weight = torch.cat([*(base.weight for base in bases), *more])
+        weight = torch.cat(parts) if len(parts) > 1 else parts[0]
         bias = None
         if any(base.bias is not None for base in bases):
             bias = torch.zeros_like(weight[:, 0])

@@ -123,7 +123,7 @@ def list_jobs(
     if len(found) > limit:
         following = request.url.include_query_params(after=found[limit - 1].id)
         response.headers["Link"] = f'<{following}>; rel="next"'
-    places, devices = jobs.places(), jobs.working_devices()
+    places, devices = jobs.places(), jobs.presence.working_devices()
     return [
         JobOut.of(
             _with_hint(job, devices),
@@ -253,7 +253,7 @@ def _show(
     curve = _curve(job, volume, after_step, max_points)
     if job.status == JobStatus.QUEUED:
         place = jobs.places().get(job.id)
-        job = _with_hint(job, jobs.working_devices())
+        job = _with_hint(job, jobs.presence.working_devices())
     return JobOut.of(job, curve, list_checkpoints(volume, job.id), place)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import pytest
 from redis import Redis
@@ -105,21 +104,6 @@ class TestFind:
         assert not store.uses_dataset("dataset-of-b")
         store.cancel("a")
         assert not store.uses_dataset("dataset-of-a")
-
-
-class TestWorkers:
-    def test_who_is_there(self, store: JobStore) -> None:
-        assert store.working_devices() == []
-        store.tell_working("cuda", for_s=60)
-        assert store.working_devices() == ["cuda"]
-        store.tell_working("cpu", for_s=60)
-        assert store.working_devices() == ["cpu", "cuda"]
-
-    def test_who_tells_nothing_more_is_gone(self, store: JobStore) -> None:
-        store.tell_working("cpu", for_s=60)
-        store.tell_working("cpu", for_s=0.01)
-        while store.working_devices():
-            time.sleep(0.001)
 
 
 class TestClaim:

@@ -72,7 +72,7 @@ class TestOneWorker:
         assert job.progress.eta_seconds == 0
         assert job.progress.tokens_per_second
         assert job.warnings == []
-        assert jobs.store.working_devices() == ["cpu"]
+        assert jobs.store.presence.working_devices() == ["cpu"]
 
         attempt = jobs.volume.attempt(job.id, 1)
         assert [p.step for p in read_curve(attempt).train] == [1, 2, 3]

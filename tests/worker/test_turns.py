@@ -27,11 +27,11 @@ def test_waits_while_requests_run(jobs: Jobs, args: TrainingArguments, hook: str
         step = lambda: getattr(turns, hook)(args, TrainerState(), TrainerControl())  # noqa: E731
         step()  # nothing runs: at once
 
-        jobs.store.tell_serving(0.5)
+        jobs.store.presence.tell_serving(0.5)
         step()
-        assert not jobs.store.is_serving()
+        assert not jobs.store.presence.is_serving()
 
-        jobs.store.tell_serving(600)
+        jobs.store.presence.tell_serving(600)
         waiting = threading.Thread(target=step)
         waiting.start()
         time.sleep(0.2)

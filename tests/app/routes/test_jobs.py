@@ -306,7 +306,7 @@ def test_a_queued_job_says_that_no_worker_will_take_it(
     client: TestClient, store: JobStore, device: str, there: list[str], hint: str | None
 ) -> None:
     for name in there:
-        store.tell_working(name, for_s=600)
+        store.presence.tell_working(name, for_s=600)
     job = submit(client, config=json.dumps({"device": device})).json()
     shown = [job, client.get(f"/jobs/{job['id']}").json(), *client.get("/jobs").json()]
     assert [j["warnings"] for j in shown] == [[hint] if hint else []] * 3
