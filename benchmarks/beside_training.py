@@ -2,6 +2,7 @@
 
     python -m benchmarks.beside_training                 both device policies, on this machine
     python -m benchmarks.beside_training --seconds 60    longer phases
+    python -m benchmarks.beside_training --base phi3-mini  3.8 B random weights, no adapter; wants a GPU
 
 One service (`python -m embedded`) per policy. Single requests come one after another with half a second between them,
 as from somebody who types; "8 at once" keeps eight running all the time. The client computes on the same machine.
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
+from benchmarks.measuring import apart
+from benchmarks.random_model import make_phi3_mini
 from dragoman import Client
 from dragoman.errors import ConnectionFailedError
 from dragoman.models import Job
@@ -30,6 +33,7 @@ SENTENCE = "The old fisherman repaired his boat before the winter storm came."
 AT_ONCE = 8
 PAUSE_S = 0.5
 POLICIES = ("share", "wait")
+MAX_NEW_TOKENS = 48  # random weights never end an answer
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=30, help="length of each phase")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--base", default="", help="folder, hub name, or phi3-mini")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base = str(apart(make_phi3_mini, Path(folder))) if args.base == "phi3-mini" else args.base
+        _compare(base, args.seconds)
+
+
+def _compare(base: str, seconds: float) -> None:
+    adapter = "base" if base else "yoda"
     print(
         "| policy | | first token, p50 / p95, ms | answer, p50 / p95, ms | 8 at once, tokens/s | job's steps/s |"
     )
     print("|---|---|---|---|---|---|", flush=True)
     for policy in POLICIES:
-        with tempfile.TemporaryDirectory() as folder, _service(folder, policy) as client:
-            client.translate(SENTENCE, adapter="yoda")
-            _print(policy, "no job", _measure(client, seconds, None), "")
+        with tempfile.TemporaryDirectory() as folder, _service(folder, base, policy) as client:
+            client.translate(SENTENCE, adapter=adapter, max_new_tokens=MAX_NEW_TOKENS)
+            _print(policy, "no job", _measure(client, adapter, seconds, None), "")
             job = _start_job(client)
             alone = _steps_per_second(client, job, seconds)
-            beside = _measure(client, seconds, job)
+            beside = _measure(client, adapter, seconds, job)
             _print(
                 policy,
                 "beside a job",
@@ -71,9 +83,10 @@ def main() -> None:
 
 
 @contextmanager
-def _service(folder: str, policy: str) -> Iterator[Client]:
+def _service(folder: str, base: str, policy: str) -> Iterator[Client]:
     port = claim_port("127.0.0.1", 0)
     environment = os.environ | {
+        "DRAGOMAN_BASE_MODEL": base,
         "DRAGOMAN_DATA_DIR": folder,
         "DRAGOMAN_PORT": str(port),
         "DRAGOMAN_DEVICE_POLICY": policy,
@@ -112,12 +125,14 @@ def _start_job(client: Client) -> Job:
     return job
 
 
-def _measure(client: Client, seconds: float, job: Job | None) -> Phase:
+def _measure(client: Client, adapter: str, seconds: float, job: Job | None) -> Phase:
     first_tokens, answers = [], []
     before, deadline = _reading(client, job), time.monotonic() + seconds
     while time.monotonic() < deadline:
         started = time.monotonic()
-        tokens = iter(client.translate(SENTENCE, adapter="yoda", stream=True))
+        tokens = iter(
+            client.translate(SENTENCE, adapter=adapter, max_new_tokens=MAX_NEW_TOKENS, stream=True)
+        )
         next(tokens)
         first_tokens.append(time.monotonic() - started)
         for _ in tokens:
@@ -126,17 +141,17 @@ def _measure(client: Client, seconds: float, job: Job | None) -> Phase:
         time.sleep(PAUSE_S)
     beside_single = _rate(before, _reading(client, job))
     before = _reading(client, job)
-    speed = _many_at_once(client, seconds)
+    speed = _many_at_once(client, adapter, seconds)
     return Phase(first_tokens, answers, speed, beside_single, _rate(before, _reading(client, job)))
 
 
-def _many_at_once(client: Client, seconds: float) -> float:
+def _many_at_once(client: Client, adapter: str, seconds: float) -> float:
     counts = [0] * AT_ONCE
     started = time.monotonic()
 
     def ask(number: int) -> None:
         while time.monotonic() < started + seconds:
-            answer = client.translate(SENTENCE, adapter="yoda")
+            answer = client.translate(SENTENCE, adapter=adapter, max_new_tokens=MAX_NEW_TOKENS)
             counts[number] += answer.usage.completion_tokens
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(AT_ONCE)]

@@ -35,14 +35,14 @@ class Kernels(Operations):
         self, inputs: Tensor, token_ids: Tensor, num_last_rows: int, has_adapters: bool
     ) -> Batch:
         """Views of a packed step [10, tokens] (see Step.pack) on the device."""
-        slots = inputs[4]
+        columns = self._bank.bounds.index_select(1, inputs[4]) if has_adapters else None
         return Batch(
             token_ids=token_ids,
             positions=inputs[2],
             places=inputs[3],
             last_rows=inputs[9, :num_last_rows],
-            own=self._bank.table[slots].view(torch.uint8) if has_adapters else None,
-            bounds=self._tile_bounds(slots) if has_adapters else None,
+            columns=columns,
+            bounds=None if columns is None else self._tile_bounds(columns),
             blocks=inputs[5:9],
         )
 
@@ -59,7 +59,7 @@ class Kernels(Operations):
 
     def add(self, residual: Tensor, z: Tensor, projection: Projection, batch: Batch) -> Tensor:
         num_outputs = projection.num_outputs
-        options = self._options(batch, 32)
+        options = self._options(batch, 32, num_outputs % 64 == 0)
         grid = (triton.cdiv(z.shape[0], options["M"]), triton.cdiv(num_outputs, 2 * options["N"]))
         triton_kernels.add[grid](residual, num_outputs, *self._z(z, projection, batch), **options)
         return residual
@@ -67,7 +67,7 @@ class Kernels(Operations):
     def gate(self, z: Tensor, projection: Projection, batch: Batch, dtype: torch.dtype) -> Tensor:
         num_features = projection.num_outputs // 2
         out = torch.empty(z.shape[0], num_features, dtype=dtype, device=z.device)
-        options = self._options(batch, 64)
+        options = self._options(batch, 64, num_features % 64 == 0)
         grid = (triton.cdiv(z.shape[0], options["M"]), triton.cdiv(num_features, options["N"]))
         is_shared = len(projection.sites) == 1
         up_hidden = projection.num_outputs + (0 if is_shared else self._bank.width)
@@ -93,7 +93,8 @@ class Kernels(Operations):
         num_kv_heads, head_dim = keys.shape[1:]
         num_heads = projection.num_outputs // head_dim - 2 * num_kv_heads
         query = torch.empty(z.shape[0], num_heads, head_dim, dtype=keys.dtype, device=z.device)
-        options = self._options(batch, triton.next_power_of_2(max(16, head_dim // 2)))
+        size = triton.next_power_of_2(max(16, head_dim // 2))
+        options = self._options(batch, size, size == head_dim // 2)
         grid = (triton.cdiv(z.shape[0], options["M"]), num_heads + 2 * num_kv_heads)
         triton_kernels.rotate_and_store[grid](
             query,
@@ -107,6 +108,7 @@ class Kernels(Operations):
             NUM_KV_HEADS=num_kv_heads,
             HALF=head_dim // 2,
             SEPARATE=len(projection.sites) == 3,
+            WIDTH=self._bank.width,
             **options,
         )
         return query
@@ -140,28 +142,31 @@ class Kernels(Operations):
 
     def _z(self, z: Tensor, projection: Projection, batch: Batch) -> tuple[Any, ...]:
         b = _stacked(projection).b
-        return z, z.stride(0), b, b.stride(0), batch.own, batch.bounds, z.shape[0]
+        return z, z.stride(0), b, b.stride(0), batch.columns, batch.bounds, z.shape[0]
 
-    def _options(self, batch: Batch, block_columns: int) -> dict[str, Any]:
+    def _options(self, batch: Batch, block_outputs: int, is_even: bool) -> dict[str, Any]:
+        """`is_even`: no block of outputs goes beyond the last."""
         num_tokens = batch.positions.shape[0]
         return {
             "HAS_ADAPTERS": batch.has_adapters,
-            "WIDTH": self._bank.width,
             "BLOCK": _BLOCK_COLUMNS,
             "M": _tile_rows(num_tokens),
-            "N": block_columns,
+            "N": block_outputs,
+            "EVEN": is_even,
+            "EVEN_BANK": self._bank.width % _BLOCK_COLUMNS == 0,
             "num_warps": 4,
             **_PDL,
         }
 
-    def _tile_bounds(self, slots: Tensor) -> Tensor:
-        """[2, tiles]: the first column that a tile's tokens own, down to a multiple of 16, and the end of their columns."""
-        bounds = self._bank.bounds[:, slots]
-        missing = -len(slots) % _tile_rows(len(slots))
-        begins = functional.pad(bounds[0], (0, missing), value=self._bank.width)
-        ends = functional.pad(bounds[1], (0, missing))
-        tiles = (-1, _tile_rows(len(slots)))
-        return torch.stack([begins.view(tiles).amin(1) // 16 * 16, ends.view(tiles).amax(1)])
+    def _tile_bounds(self, columns: Tensor) -> Tensor:
+        """Batch.columns -> [2, tiles]: the first column that a tile's tokens own, down to a whole block, and the end of theirs."""
+        num_tokens = columns.shape[1]
+        missing = -num_tokens % _tile_rows(num_tokens)
+        begins = functional.pad(columns[0], (0, missing), value=self._bank.width)
+        ends = functional.pad(columns[1], (0, missing))
+        tiles = (-1, _tile_rows(num_tokens))
+        begin = begins.view(tiles).amin(1) // _BLOCK_COLUMNS * _BLOCK_COLUMNS
+        return torch.stack([begin, ends.view(tiles).amax(1)])
 
 
 def _tile_rows(num_tokens: int) -> int:

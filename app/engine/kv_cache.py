@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class RegionAllocator:
-    """First-fit allocation of contiguous token ranges."""
+    """First-fit allocation of contiguous ranges: of tokens, or of a bank's columns."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -1,12 +1,12 @@
 """The LoRA weights of all resident adapters, stacked, so that one step serves any mix of them.
 
-Per target linear layer two static tensors, A [width, in] and B [width, out]. An adapter of rank r owns any r columns;
-ranks mix without padding. A boolean row of `table` says which columns the tokens of a slot may use:
+Per target linear layer two static tensors, A [width, in] and B [width, out]. An adapter of rank r owns r neighbouring
+columns; ranks mix without padding. `bounds` says which columns the tokens of a slot may use:
 
-    y = base(x) + mask(x @ A.T, not table[slot of token]) @ B        (lora_update.py, triton_kernels.py)
+    y = base(x) + mask(x @ A.T, not within bounds of the token's slot) @ B      (lora_update.py, triton_kernels.py)
 
 Scaling (alpha / r, rsLoRA, alpha_pattern) is folded into B. Slot 0 is the untouched base and owns no column. A load
-writes free columns only, which no running token can see. Compare Punica (Chen et al. 2023, arXiv:2310.18547) and S-LoRA
+writes free columns, which no running token can see, and moves what is in its way between two steps. Compare Punica (Chen et al. 2023, arXiv:2310.18547) and S-LoRA
 (Sheng et al. 2023, arXiv:2311.03285), which gather instead of masking.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from app.engine.kv_cache import RegionAllocator
 from app.engine.lora_update import LoraUpdate, MaskedUpdate, SparseUpdate
 
 # How much faster a CPU multiplies with a column when it multiplies all tokens with it.
@@ -43,6 +44,10 @@ class BankedLinear(nn.Module):
         self.add_update(y.flatten(0, -2), x.flatten(0, -2))
         return y
 
+    def weights_of(self, columns: range) -> tuple[Tensor, Tensor]:
+        """Views of A [columns, in] and B [columns, out]."""
+        return self.lora_a[columns.start : columns.stop], self.lora_b[columns.start : columns.stop]
+
     def add_update(self, y: Tensor, x: Tensor) -> None:
         """Adds to y [tokens, out] what the step's adapters make of x [tokens, in]."""
         if self._bank.update is not None and self.num_adapters:
@@ -60,14 +65,12 @@ class LoraBank:
         self.device = device
         self.sites: dict[str, BankedLinear] = {}
         self.update: LoraUpdate | None = None  # of the step; None: nobody needs an adapter
-        # [slots, width], True = this slot's column
-        self.table = torch.zeros(num_slots + 1, width, dtype=torch.bool, device=device)
         # [2, slots], the first column of each and the end of its columns; without any: width and 0
         self.bounds = torch.tensor([[width], [0]], dtype=torch.int32, device=device)
         self.bounds = self.bounds.repeat(1, num_slots + 1)
         self._free_slots = list(range(num_slots, 0, -1))
-        self._free_columns = list(range(width))
-        self._columns: dict[int, list[int]] = {}  # slot -> its columns
+        self._regions = RegionAllocator(width)
+        self._columns: dict[int, range] = {}  # of each slot
         self._slot_sites: dict[int, list[str]] = {}
 
     def wrap(self, name: str, linear: nn.Linear) -> BankedLinear:
@@ -77,24 +80,26 @@ class LoraBank:
 
     @property
     def num_free_columns(self) -> int:
-        return len(self._free_columns)
+        return self._regions.num_free
 
     def has_room(self, rank: int) -> bool:
-        return bool(self._free_slots) and rank <= len(self._free_columns)
+        return bool(self._free_slots) and rank <= self.num_free_columns
 
     def load(self, rank: int, weights: SiteWeights) -> int:
         """Copies an adapter into free columns; returns its slot. Call only if `has_room(rank)`."""
+        start = self._regions.allocate(rank)
+        if start is None:
+            self._compact()
+            start = self._regions.allocate(rank)
+            assert start is not None
         slot = self._free_slots.pop()
-        # The lowest free ones, so that the columns in use stay few and to the left.
-        columns, self._free_columns = self._free_columns[:rank], self._free_columns[rank:]
-        self._columns[slot], self._slot_sites[slot] = columns, []
+        self._columns[slot], self._slot_sites[slot] = range(start, start + rank), []
         try:
             for name in weights:
                 self.sites[name].num_adapters += 1
                 self._slot_sites[slot].append(name)
-            self._write(columns, weights)
-            self.table[slot, torch.tensor(columns, device=self.table.device)] = True
-            self._set_bounds(slot, columns[0], columns[-1] + 1)
+            self._write(self._columns[slot], weights)
+            self._set_bounds(slot, start, start + rank)
         except RuntimeError:  # out of device memory
             self.unload(slot)
             raise
@@ -103,38 +108,55 @@ class LoraBank:
     def unload(self, slot: int) -> None:
         """Frees an adapter's columns. Call only when no running sequence uses it."""
         columns = self._columns.pop(slot)
-        self.table[slot] = False
         self._set_bounds(slot, self.width, 0)
         for name in self._slot_sites.pop(slot):
             self.sites[name].num_adapters -= 1
-        self._free_columns = sorted([*self._free_columns, *columns])
+        self._regions.release(columns.start, len(columns))
         self._free_slots.append(slot)
 
-    def _write(self, columns: list[int], weights: SiteWeights) -> None:
+    def _write(self, columns: range, weights: SiteWeights) -> None:
         """Copies weights to `columns` of every site, and zeros to where they have none: a former owner's are still there.
 
-        A stretch of neighbouring columns is one copy, and all copies are one call: there are hundreds.
+        All copies are one call: there are hundreds.
         """
         targets: list[Tensor] = []
         sources: list[Tensor] = []
         emptied: list[Tensor] = []
-        stretches = _stretches(columns)
         for name, site in self.sites.items():
             pair = weights.get(name)
-            for bank_side, side in ((site.lora_a, 0), (site.lora_b, 1)):
-                for start, length, first in stretches:
-                    rows = bank_side[start : start + length]
-                    source = pair[side][first : first + length] if pair else rows[:0]
-                    # A site may have a smaller rank than the largest.
-                    if len(source) < length:
-                        emptied.append(rows[len(source) :])
-                    if len(source):
-                        targets.append(rows[: len(source)])
-                        sources.append(source)
+            for side, rows in enumerate(site.weights_of(columns)):
+                # A site may have a smaller rank than the largest.
+                num_own = len(pair[side]) if pair else 0
+                if num_own < len(rows):
+                    emptied.append(rows[num_own:])
+                if pair:
+                    targets.append(rows[:num_own])
+                    sources.append(pair[side])
         if targets:
             torch._foreach_copy_(targets, sources)
         if emptied:
             torch._foreach_zero_(emptied)
+
+    def _compact(self) -> None:
+        """Moves adapters to the left until all free columns are neighbours."""
+        end = 0
+        for slot, columns in sorted(self._columns.items(), key=lambda item: item[1].start):
+            if columns.start == end:
+                end = columns.stop
+                continue
+            # Copied before anything changes: memory may run out here, and old and new columns may overlap.
+            weights = {
+                name: (a.clone(), b.clone())
+                for name, site in self.sites.items()
+                for a, b in [site.weights_of(columns)]
+            }
+            self._regions.release(columns.start, len(columns))
+            start = self._regions.allocate(len(columns))
+            assert start == end
+            end = start + len(columns)
+            self._columns[slot] = range(start, end)
+            self._write(self._columns[slot], weights)
+            self._set_bounds(slot, start, end)
 
     def _set_bounds(self, slot: int, begin: int, end: int) -> None:
         self.bounds[:, slot] = torch.tensor([begin, end], dtype=torch.int32)
@@ -147,20 +169,10 @@ class LoraBank:
         num_own = sum(len(self._columns[slot]) for slot in slots if slot)
         used = sorted(column for slot in set(slots) if slot for column in self._columns[slot])
         is_dense = len(slots) * len(used) <= _DENSE_GAIN * num_own
-        own = self.table[torch.tensor(slots, device=self.device)]
+        columns = torch.arange(self.width, device=self.device)
+        begins, ends = self.bounds[:, slots, None]
+        own = (columns >= begins) & (columns < ends)
         if is_dense or self.device.type != "cpu":
             self.update = MaskedUpdate(own, used)
         else:
             self.update = SparseUpdate(own)
-
-
-def _stretches(columns: list[int]) -> list[tuple[int, int, int]]:
-    """Neighbours among ascending `columns` as (first column, how many, place of the first in the list)."""
-    stretches: list[tuple[int, int, int]] = []
-    for place, column in enumerate(columns):
-        if stretches and column == sum(stretches[-1][:2]):
-            start, length, first = stretches[-1]
-            stretches[-1] = start, length + 1, first
-        else:
-            stretches.append((column, 1, place))
-    return stretches

@@ -25,16 +25,15 @@ class Batch:
     last_rows: Tensor  # [sequences that get a new token]
     attention: SpanAttention | None = None  # for plain torch
     # For kernels
-    own: Tensor | None = None  # [tokens, width], 1 = the token's adapter's column
-    bounds: Tensor | None = (
-        None  # [2, tiles], first of the columns of a tile of tokens, and their end
-    )
+    # [2, tokens], the first of the bank's columns that are the token's adapter's, and their end
+    columns: Tensor | None = None
+    bounds: Tensor | None = None  # [2, tiles], the same of all tokens of a tile
     # [4, blocks]: first token, number of tokens, position, start of the region
     blocks: Tensor | None = None
 
     @property
     def has_adapters(self) -> bool:
-        return self.own is not None
+        return self.columns is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,71 +15,67 @@ import triton.language as tl
 
 
 @triton.jit
+def _load(place, mask, EVEN: tl.constexpr):
+    """EVEN: nothing lies outside. A mask is a third of a small kernel's instructions."""
+    if EVEN:
+        return tl.load(place)
+    return tl.load(place, mask=mask, other=0)
+
+
+@triton.jit
 def _updated(
-    z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns1, columns2, is_column1,
+    z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens, rows, columns1, columns2, is_column1,
     is_column2, hidden1, hidden2,
-    HAS_ADAPTERS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    HAS_ADAPTERS: tl.constexpr, SHARED: tl.constexpr, EVEN: tl.constexpr, EVEN_BANK: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Two tiles of z's outputs, each plus (x A, masked) @ B, in float32. SHARED: both tiles are of one site."""
     # Rows beyond the last read the last, and are not stored.
     rows = tl.minimum(rows, num_tokens - 1).to(tl.int64)
     z_rows = z_ptr + rows[:, None] * z_stride
-    if HAS_ADAPTERS:
-        # Tokens come sorted by adapter: what a tile's tokens own are few columns, close together, nearly always one block.
-        begin = tl.load(bounds_ptr + tl.program_id(0))
-        end = tl.load(bounds_ptr + tl.num_programs(0) + tl.program_id(0))
-        k, own, b1, b2 = _columns(
-            begin, end, b_ptr, b_stride, own_ptr, rows, columns1, columns2, is_column1, is_column2, WIDTH, BLOCK
-        )  # fmt: skip
     if PDL:
         tl.extra.cuda.gdc_wait()
-    first = tl.load(z_rows + columns1[None], mask=is_column1[None], other=0).to(tl.float32)
-    second = tl.load(z_rows + columns2[None], mask=is_column2[None], other=0).to(tl.float32)
+    # All that can be asked for is asked for before anything is looked at: what costs here is waiting for memory.
+    first = _load(z_rows + columns1[None], is_column1[None], EVEN)
+    second = _load(z_rows + columns2[None], is_column2[None], EVEN)
     if HAS_ADAPTERS:
-        first, second = _multiplied(
-            first, second, z_rows, hidden1, hidden2, k, end, own, b1, b2, SHARED
+        # Tokens come sorted by adapter: what a tile's tokens own are few columns, close together, nearly always one block.
+        # The layers' weights pass through the L2 cache in between; without a word what is said here would be gone.
+        begin = tl.load(bounds_ptr + tl.program_id(0), eviction_policy="evict_last")
+        end = tl.load(
+            bounds_ptr + tl.num_programs(0) + tl.program_id(0), eviction_policy="evict_last"
         )
-        for start in range(begin + BLOCK, end, BLOCK):
-            k, own, b1, b2 = _columns(
-                start, end, b_ptr, b_stride, own_ptr, rows, columns1, columns2, is_column1, is_column2, WIDTH, BLOCK
-            )  # fmt: skip
-            first, second = _multiplied(
-                first, second, z_rows, hidden1, hidden2, k, end, own, b1, b2, SHARED
+        own_begin = tl.load(columns_ptr + rows, eviction_policy="evict_last")[:, None]
+        own_end = tl.load(columns_ptr + num_tokens + rows, eviction_policy="evict_last")[:, None]
+        update1 = tl.zeros(first.shape, tl.float32)
+        update2 = tl.zeros(second.shape, tl.float32)
+        for start in tl.range(begin, end, BLOCK, num_stages=1):
+            k = start + tl.arange(0, BLOCK)
+            is_k = k < end
+            b_rows = b_ptr + k[:, None] * b_stride
+            h1 = _load(z_rows + hidden1 + k[None], is_k[None], EVEN_BANK)
+            h2 = h1
+            if not SHARED:
+                h2 = _load(z_rows + hidden2 + k[None], is_k[None], EVEN_BANK)
+            b1 = _load(
+                b_rows + columns1[None], is_k[:, None] & is_column1[None], EVEN and EVEN_BANK
             )
-    return first, second
-
-
-@triton.jit
-def _columns(
-    start, end, b_ptr, b_stride, own_ptr, rows, columns1, columns2, is_column1, is_column2,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """BLOCK columns of the bank from `start` on: which, whose, and both tiles' B."""
-    k = start + tl.arange(0, BLOCK)
-    is_k = k < end
-    own = tl.load(own_ptr + rows[:, None] * WIDTH + k[None], mask=is_k[None], other=0) != 0
-    b_rows = b_ptr + k[:, None] * b_stride
-    b1 = tl.load(b_rows + columns1[None], mask=is_k[:, None] & is_column1[None], other=0)
-    b2 = tl.load(b_rows + columns2[None], mask=is_k[:, None] & is_column2[None], other=0)
-    return k, own, b1, b2
-
-
-@triton.jit
-def _multiplied(first, second, z_rows, hidden1, hidden2, k, end, own, b1, b2, SHARED: tl.constexpr):
-    is_k = (k < end)[None]
-    # Selected, not multiplied by the mask: a neighbour's inf times 0 would be NaN.
-    hidden = tl.where(own, tl.load(z_rows + hidden1 + k[None], mask=is_k, other=0), 0.0)
-    first = tl.dot(hidden, b1, first, input_precision="ieee")
-    if not SHARED:
-        hidden = tl.where(own, tl.load(z_rows + hidden2 + k[None], mask=is_k, other=0), 0.0)
-    second = tl.dot(hidden, b2, second, input_precision="ieee")
-    return first, second
+            b2 = _load(
+                b_rows + columns2[None], is_k[:, None] & is_column2[None], EVEN and EVEN_BANK
+            )
+            own = (k[None] >= own_begin) & (k[None] < own_end)
+            # Selected, not multiplied by the mask: a neighbour's inf times 0 would be NaN.
+            update1 = tl.dot(tl.where(own, h1, 0.0), b1, update1, input_precision="ieee")
+            update2 = tl.dot(tl.where(own, h2, 0.0), b2, update2, input_precision="ieee")
+        return first.to(tl.float32) + update1, second.to(tl.float32) + update2
+    return first.to(tl.float32), second.to(tl.float32)
 
 
 @triton.jit
 def add(
-    residual_ptr, num_outputs, z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens,
-    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PDL: tl.constexpr,
+    residual_ptr, num_outputs, z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens,
+    HAS_ADAPTERS: tl.constexpr, EVEN: tl.constexpr, EVEN_BANK: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -87,14 +83,14 @@ def add(
     columns1 = tl.program_id(1) * 2 * N + tl.arange(0, N)
     columns2 = columns1 + N
     row = residual_ptr + rows.to(tl.int64)[:, None] * num_outputs
-    mask1 = (rows < num_tokens)[:, None] & (columns1 < num_outputs)[None]
-    mask2 = (rows < num_tokens)[:, None] & (columns2 < num_outputs)[None]
+    mask1 = (rows < num_tokens)[:, None] & ((columns1 < num_outputs) | EVEN)[None]
+    mask2 = (rows < num_tokens)[:, None] & ((columns2 < num_outputs) | EVEN)[None]
     residual1 = tl.load(row + columns1[None], mask=mask1, other=0)
     residual2 = tl.load(row + columns2[None], mask=mask2, other=0)
     tile1, tile2 = _updated(
-        z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns1, columns2,
+        z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens, rows, columns1, columns2,
         columns1 < num_outputs, columns2 < num_outputs, num_outputs, num_outputs,
-        HAS_ADAPTERS, True, WIDTH, BLOCK, PDL,
+        HAS_ADAPTERS, True, EVEN, EVEN_BANK, BLOCK, PDL,
     )  # fmt: skip
     tl.store(row + columns1[None], tile1 + residual1, mask=mask1)
     tl.store(row + columns2[None], tile2 + residual2, mask=mask2)
@@ -102,9 +98,10 @@ def add(
 
 @triton.jit
 def gate(
-    out_ptr, num_features, up_hidden, z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens,
+    out_ptr, num_features, up_hidden, z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens,
     SHARED: tl.constexpr,
-    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PDL: tl.constexpr,
+    HAS_ADAPTERS: tl.constexpr, EVEN: tl.constexpr, EVEN_BANK: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -112,21 +109,21 @@ def gate(
     columns = tl.program_id(1) * N + tl.arange(0, N)
     is_column = columns < num_features
     gate, up = _updated(
-        z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns, columns + num_features,
-        is_column, is_column, 2 * num_features, up_hidden, HAS_ADAPTERS, SHARED, WIDTH, BLOCK, PDL,
+        z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens, rows, columns, columns + num_features,
+        is_column, is_column, 2 * num_features, up_hidden, HAS_ADAPTERS, SHARED, EVEN, EVEN_BANK, BLOCK, PDL,
     )  # fmt: skip
     place = out_ptr + rows.to(tl.int64)[:, None] * num_features + columns[None]
-    tl.store(
-        place, gate * tl.sigmoid(gate) * up, mask=(rows < num_tokens)[:, None] & is_column[None]
-    )
+    mask = (rows < num_tokens)[:, None] & (is_column | EVEN)[None]
+    tl.store(place, gate * tl.sigmoid(gate) * up, mask=mask)
 
 
 @triton.jit
 def rotate_and_store(
     query_ptr, keys_ptr, values_ptr, cos_ptr, sin_ptr, places_ptr,
-    num_outputs, z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens,
-    NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HALF: tl.constexpr, SEPARATE: tl.constexpr,
-    HAS_ADAPTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr, PDL: tl.constexpr,
+    num_outputs, z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens,
+    NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HALF: tl.constexpr, SEPARATE: tl.constexpr, WIDTH: tl.constexpr,
+    HAS_ADAPTERS: tl.constexpr, EVEN: tl.constexpr, EVEN_BANK: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One head of M tokens. SEPARATE: q, k and v are three sites with a stretch of x A each."""
     if PDL:
@@ -141,18 +138,18 @@ def rotate_and_store(
             (head >= NUM_HEADS).to(tl.int32) + (head >= NUM_HEADS + NUM_KV_HEADS).to(tl.int32)
         )
     columns = head * 2 * HALF + feature
-    mask = (rows < num_tokens)[:, None] & is_feature[None]
+    mask = (rows < num_tokens)[:, None] & (is_feature | EVEN)[None]
     angle = rows[:, None] * HALF + feature[None]
-    cos = tl.load(cos_ptr + angle, mask=mask, other=0).to(tl.float32)
-    sin = tl.load(sin_ptr + angle, mask=mask, other=0).to(tl.float32)
+    cos = tl.load(cos_ptr + angle, mask=mask, other=0)
+    sin = tl.load(sin_ptr + angle, mask=mask, other=0)
     to = tl.load(places_ptr + rows, mask=rows < num_tokens, other=0).to(tl.int64)[:, None]
     first, second = _updated(
-        z_ptr, z_stride, b_ptr, b_stride, own_ptr, bounds_ptr, num_tokens, rows, columns, columns + HALF,
-        is_feature, is_feature, hidden, hidden, HAS_ADAPTERS, True, WIDTH, BLOCK, PDL,
+        z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens, rows, columns, columns + HALF,
+        is_feature, is_feature, hidden, hidden, HAS_ADAPTERS, True, EVEN, EVEN_BANK, BLOCK, PDL,
     )  # fmt: skip
     if head < NUM_HEADS + NUM_KV_HEADS:
-        turned = first * cos - second * sin
-        second = second * cos + first * sin
+        turned = first * cos.to(tl.float32) - second * sin.to(tl.float32)
+        second = second * cos.to(tl.float32) + first * sin.to(tl.float32)
         first = turned
     if head < NUM_HEADS:
         place = (

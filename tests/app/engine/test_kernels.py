@@ -152,9 +152,9 @@ def test_a_neighbours_infinity_cannot_pass() -> None:
     case = Case([70])
     z = case.z(case.kernels, case.packed)
     z[20:24, 70:] = float("inf")
-    assert case.packed.own is not None
+    assert case.packed.columns is not None
     assert case.packed.bounds is not None
-    case.packed.own[21:24] = case.packed.own[0]
+    case.packed.columns[:, 21:24] = case.packed.columns[:, :1]
     case.packed.bounds[0, 1] = case.packed.bounds[0].min()
     case.packed.bounds[1, 1] = case.packed.bounds[1].max()
     out = case.kernels.add(random(25, 70), z, case.projection, case.packed)

@@ -69,19 +69,30 @@ def test_a_step_of_the_base_alone_is_the_base() -> None:
 
 
 @pytest.mark.usefixtures("update")
-def test_columns_need_not_be_neighbours() -> None:
-    bank, site = make_bank(width=6)
-    first = bank.load(2, {"site": weights(2)})
-    bank.load(2, {"site": weights(2)})
-    third = bank.load(2, {"site": weights(2)})
+def test_what_is_in_the_way_is_moved() -> None:
+    bank, site = make_bank(width=9)
+    other = bank.wrap("other", nn.Linear(6, 5))
+    kept = [weights(2), weights(3)]
+    first = bank.load(1, {"site": weights(1)})
+    left = bank.load(2, {"site": kept[0]})
+    third = bank.load(1, {"site": weights(1)})
+    right = bank.load(3, {"site": kept[1], "other": kept[1]})
     bank.unload(first)
     bank.unload(third)
-    a, b = weights(4)
-    slot = bank.load(4, {"site": (a, b)})
+    new = weights(4)
+    slot = bank.load(4, {"site": new})
     assert bank.num_free_columns == 0
-    x = torch.randn(1, 1, 6)
-    bank.select([slot])
-    torch.testing.assert_close(site(x)[0, 0], site.base(x[0, 0]) + (x[0, 0] @ a.T) @ b)
+    x = torch.randn(1, 3, 6)
+    bank.select([left, right, slot])
+    y = site(x)
+    for token, (a, b) in enumerate([*kept, new]):
+        torch.testing.assert_close(y[0, token], site.base(x[0, token]) + (x[0, token] @ a.T) @ b)
+    bank.unload(left)
+    bank.select([0, right, slot])
+    a, b = kept[1]
+    expected = other.base(x)
+    expected[0, 1] += (x[0, 1] @ a.T) @ b
+    torch.testing.assert_close(other(x), expected)
 
 
 @pytest.mark.usefixtures("update")
