@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from core.errors import InvalidError, NotFoundError, ServiceError
 from core.prompt import Prompt, PromptRenderer, SealedPrompt, seal_prompt
 
 _ALTERNATIVES_TEMPERATURE = 0.8
+_MAX_CHARS_AT_ONCE = 2000  # of a prompt; a millisecond's work
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +138,17 @@ class Translator:
             version = self._read_checkpoint(adapter)
         else:
             version = self._registry.resolve(adapter)
-        best = detected[0] if detected else None
+        return self._route(version, detected[0] if detected else None)
+
+    def _route(
+        self, version: AdapterVersion | None, detected: tuple[str, float] | None = None
+    ) -> Route:
         if version is None:
-            return Route(
-                None, self._base.prompt, self._base.stop_token_ids, self._base.temperature, best
-            )
+            return replace(self._base, detected=detected)
         seal = version.seal
         self.check_base(seal, f"adapter {version.ref}")
         stops = frozenset(seal.stop_token_ids) or self._base.stop_token_ids
-        return Route(version, seal.prompt, stops, seal.decoding.temperature, best)
+        return Route(version, seal.prompt, stops, seal.decoding.temperature, detected)
 
     def check_base(self, seal: Seal, name: str) -> None:
         """Raises InvalidError `adapter_for_other_base` unless what is called `name` fits this base model."""
@@ -222,6 +225,24 @@ class Translator:
     def prepare(self, texts: list[str], route: Route, options: Options) -> Asked:
         """Tokenises; megabytes of text take seconds, so not on the event loop. Raises what the prompt's template raises."""
         return Asked(texts, route, options, list(self._plans(texts, route, options)))
+
+    def prepare_at_once(self, text: str, adapter: str | None, options: Options) -> Asked | None:
+        """`resolve` and `prepare` in a millisecond at most and without reading a file, so even on the event loop.
+
+        None where that cannot be: for a long text, an adapter that was not asked before or whose current version has
+        changed, and where none is named. Raises InvalidError `adapter_for_other_base`.
+        """
+        if adapter is None or len(text) > _MAX_CHARS_AT_ONCE:
+            return None
+        version = None if adapter == BASE else self._registry.find(adapter)
+        if version is None and adapter != BASE:
+            return None
+        route = self._route(version)
+        # A template may hold the text many times.
+        turns = route.prompt.messages(text)
+        if sum(len(turn["content"]) for turn in turns) > _MAX_CHARS_AT_ONCE:
+            return None
+        return self.prepare([text], route, options)
 
     async def translate(self, asked: Asked) -> list[Translation]:
         """All texts at once, in order. Cancelling the coroutine frees their places within a step.

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,9 @@ JOB_PREFIX = "job:"  # and a job's id: its checkpoints; no adapter's name holds 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_MAX_KNOWN = 4096
+
+_Stamp = tuple[int, int] | None  # another one once a file is replaced; None: no such file
 
 
 class Decoding(BaseModel):
@@ -122,6 +126,14 @@ def check_adapter_name(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A version that was resolved, and the stamps of the files that decided which one it is."""
+
+    version: AdapterVersion
+    stamps: dict[Path, _Stamp]
+
+
 def content_sha256(folder: Path) -> str:
     """The hash of what PEFT reads from an adapter folder."""
     digest = hashlib.sha256()
@@ -135,6 +147,7 @@ class AdapterRegistry:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
+        self._known: dict[str, _Known] = {}
 
     def all(self) -> list[Adapter]:
         names = (p.name for p in self._volume.adapters.iterdir() if _NAME.fullmatch(p.name))
@@ -156,18 +169,43 @@ class AdapterRegistry:
         name, at, number = ref.partition("@")
         if not _NAME.fullmatch(name):
             self._raise_not_found(ref)
-        if not at:
-            current = self._current(name)
-            traffic = self._traffic(name, current)
-            if traffic is not None:
-                with suppress(NotFoundError):  # deleted meanwhile
-                    return self.version(name, traffic.draw())
-            if current is None:
+        if at:
+            if not _NUMBER.fullmatch(number):
                 self._raise_not_found(ref)
-            return self.version(name, current)
-        if not _NUMBER.fullmatch(number):
+            return self._remember(ref, self.version(name, int(number)), {})
+        # Taken before the files are read: whatever replaces them meanwhile has another stamp.
+        files = (self._folder(name) / _CURRENT_FILE, self._folder(name) / _TRAFFIC_FILE)
+        stamps = {file: _stamp(file) for file in files}
+        current = self._current(name)
+        traffic = self._traffic(name, current)
+        if traffic is not None:
+            with suppress(NotFoundError):  # deleted meanwhile
+                return self.version(name, traffic.draw())
+        if current is None:
             self._raise_not_found(ref)
-        return self.version(name, int(number))
+        version = self.version(name, current)
+        return version if traffic is not None else self._remember(ref, version, stamps)
+
+    def find(self, ref: str) -> AdapterVersion | None:
+        """What `resolve` gives, where it was asked before and the files that decide are still those: looks, reads nothing.
+
+        None where it must be asked again, as always while a canary runs.
+        """
+        known = self._known.get(ref)
+        if known is None or any(_stamp(file) != stamp for file, stamp in known.stamps.items()):
+            return None
+        return known.version
+
+    def _remember(
+        self, ref: str, version: AdapterVersion, stamps: dict[Path, _Stamp]
+    ) -> AdapterVersion:
+        seal = version.path / SEAL_FILE
+        stamp = _stamp(seal)
+        if stamp is not None:  # else it was deleted meanwhile
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[ref] = _Known(version, {**stamps, seal: stamp})
+        return version
 
     def version(self, name: str, number: int) -> AdapterVersion:
         """Raises NotFoundError `adapter_not_found`, or InvalidError `adapter_broken` for an unreadable seal."""
@@ -366,6 +404,14 @@ class AdapterRegistry:
             names = ", ".join([*(a.name for a in adapters), BASE])
             message = f"adapter {ref[:80]!r} does not exist; there are: {names}"
         raise NotFoundError(message, code="adapter_not_found", adapters=[a.name for a in adapters])
+
+
+def _stamp(file: Path) -> _Stamp:
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 @lru_cache(maxsize=4096)

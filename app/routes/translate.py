@@ -27,6 +27,8 @@ from core.settings import Settings
 
 router = APIRouter(tags=["translate"])
 
+_Prepared = tuple[Asked, list[HtmlDocument] | None]
+
 _BODY = {
     "required": True,
     "content": {
@@ -56,7 +58,10 @@ async def translate(request: Request, services: ServicesDep) -> Any:
     translator, settings = services.require_serving().translator, services.settings
     body = validate(TranslateRequest, await read_fields(request))
     _check_limits(body, settings)
-    asked, documents = await asyncio.to_thread(_prepare, body, settings, translator)
+    prepared = _prepare_at_once(body, translator)
+    if prepared is None:
+        prepared = await asyncio.to_thread(_prepare, body, settings, translator)
+    asked, documents = prepared
     if body.stream:
         parts = translator.stream(asked)
         await anext(parts)  # queued, or refused while there is still a status line to say so
@@ -100,13 +105,25 @@ def _check_limits(body: TranslateRequest, settings: Settings) -> None:
         )
 
 
-def _prepare(
-    body: TranslateRequest, settings: Settings, translator: Translator
-) -> tuple[Asked, list[HtmlDocument] | None]:
+def _prepare_at_once(body: TranslateRequest, translator: Translator) -> _Prepared | None:
+    """Without the hop to a thread, which takes longer than the work of most requests. None: it needs the hop."""
+    is_auto = body.source is not None and body.source.lower() == "auto"  # detecting it takes long
+    if not isinstance(body.q, str) or body.format == "html" or is_auto:
+        return None
+    asked = translator.prepare_at_once(body.q, body.adapter, _options(body))
+    return None if asked is None else (asked, None)
+
+
+def _prepare(body: TranslateRequest, settings: Settings, translator: Translator) -> _Prepared:
     """All that reads the volume or takes long, for one hop to a thread: markup made to be slow to parse stalls nobody else."""
     documents = _parse(body, settings) if body.format == "html" else None
     texts = [t for d in documents for t in d.texts] if documents else body.texts
-    options = Options(
+    route = translator.resolve(body.adapter, body.source, body.target, texts)
+    return translator.prepare(texts, route, _options(body, documents)), documents
+
+
+def _options(body: TranslateRequest, documents: list[HtmlDocument] | None = None) -> Options:
+    return Options(
         max_new_tokens=body.max_new_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
@@ -115,8 +132,6 @@ def _prepare(
         stop=body.stop_strings,
         num_alternatives=0 if documents else body.alternatives,
     )
-    route = translator.resolve(body.adapter, body.source, body.target, texts)
-    return translator.prepare(texts, route, options), documents
 
 
 def _parse(body: TranslateRequest, settings: Settings) -> list[HtmlDocument]:

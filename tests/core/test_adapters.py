@@ -98,6 +98,59 @@ def test_what_does_not_exist(registry: AdapterRegistry, volume: Volume, ref: str
     assert caught.value.extra == {"adapters": ["yoda"]}
 
 
+def test_what_was_resolved_is_found_as_long_as_it_is_that(
+    registry: AdapterRegistry, volume: Volume
+) -> None:
+    first = publish(registry, volume, "yoda", "job-1")
+    second = publish(registry, volume, "yoda", "job-2")
+    registry.promote("yoda", 1)
+    assert registry.find("yoda") is registry.find("yoda@1") is None, "not asked before"
+    assert (registry.resolve("yoda"), registry.resolve("yoda@1")) == (first, first)
+    assert (registry.find("yoda"), registry.find("yoda@1")) == (first, first)
+    another_process = AdapterRegistry(volume)
+    another_process.promote("yoda", 2)
+    assert registry.find("yoda") is None
+    assert registry.resolve("yoda") == registry.find("yoda") == second
+    another_process.delete("yoda", 1)
+    assert registry.find("yoda@1") is None
+    with pytest.raises(NotFoundError):
+        registry.resolve("yoda@1")
+    another_process.promote("yoda", None)
+    assert registry.find("yoda") is None
+
+
+def test_what_a_canary_draws_is_not_found_but_drawn_again(
+    registry: AdapterRegistry, volume: Volume
+) -> None:
+    versions = [publish(registry, volume, "yoda") for _ in range(2)]
+    registry.promote("yoda", 1)
+    assert registry.resolve("yoda") == registry.find("yoda") == versions[0]
+    registry.set_traffic("yoda", {2: 1.0})
+    assert registry.find("yoda") is None
+    assert registry.resolve("yoda") == versions[1]
+    assert registry.find("yoda") is None
+    registry.set_traffic("yoda", {})
+    assert registry.resolve("yoda") == registry.find("yoda") == versions[0]
+
+
+def test_a_change_while_it_is_resolved_is_seen(
+    registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [publish(registry, volume, "yoda") for _ in range(2)]
+    registry.promote("yoda", 1)
+    read = registry.version
+
+    def promoted_meanwhile(name: str, number: int) -> AdapterVersion:
+        monkeypatch.setattr(registry, "version", read)
+        AdapterRegistry(volume).promote("yoda", 2)
+        return read(name, number)
+
+    monkeypatch.setattr(registry, "version", promoted_meanwhile)
+    assert registry.resolve("yoda") == versions[0]
+    assert registry.find("yoda") is None
+    assert registry.resolve("yoda") == registry.find("yoda") == versions[1]
+
+
 def test_promoting_what_does_not_exist(registry: AdapterRegistry, volume: Volume) -> None:
     publish(registry, volume, "yoda")
     registry.promote("yoda", 1)
