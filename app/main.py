@@ -106,6 +106,22 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def create_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+    """Serves what create_app gave for these settings, with `run()`."""
+    return _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=HttpProtocol,
+            log_level=settings.log_level.lower(),
+            access_log=settings.log_level == "DEBUG",
+        ),
+        app.state.services.stopping,
+        grace_s=settings.stop_grace_s,
+    )
+
+
 def main() -> int:
     """Serves until SIGTERM or SIGINT; 1 if the base model cannot be loaded, or its device fails for good."""
     settings = Settings()
@@ -119,19 +135,7 @@ def main() -> int:
         failed = True
         server.should_exit = True
 
-    app = create_app(settings, on_failure=give_up)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            http=HttpProtocol,
-            log_level=settings.log_level.lower(),
-            access_log=settings.log_level == "DEBUG",
-        ),
-        app.state.services.stopping,
-        grace_s=settings.stop_grace_s,
-    )
+    server = create_server(create_app(settings, on_failure=give_up), settings)
 
     def stop(*_: object) -> None:
         server.should_exit = True

@@ -1,6 +1,5 @@
 """How tokens a second are taken: each way in a process of its own, after a warm-up, only tokens that were asked for."""
 
-import asyncio
 import os
 import queue
 import subprocess
@@ -22,6 +21,7 @@ from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import load_base_model
 from app.engine.sequence import SamplingParams, Sequence, Update
 from benchmarks.cases import Case
+from benchmarks.load import Request, ask_all, make_request
 from core.adapters import AdapterVersion
 from core.base_model import EMBEDDED
 from core.settings import Settings
@@ -129,32 +129,12 @@ def running_service(base: Path, volume: Volume, concurrency: int) -> Iterator[st
             process.wait()
 
 
+def make_requests(url: str, cases: list[Case], versions: list[AdapterVersion]) -> list[Request]:
+    return [make_request(url, c.text, versions[c.adapter].ref, c.num_new) for c in cases]
+
+
 def through_http(
     url: str, cases: list[Case], versions: list[AdapterVersion], concurrency: int
 ) -> list[list[int]]:
-    async def ask(client: httpx.AsyncClient, case: Case) -> None:
-        body = {
-            "q": case.text,
-            "adapter": versions[case.adapter].ref,
-            "max_new_tokens": case.num_new,
-        }
-        response = await client.post(f"{url}/translate", json=body)
-        response.raise_for_status()
-        made = response.json()["usage"]["completion_tokens"]
-        if made != case.num_new:
-            raise RuntimeError(f"asked for {case.num_new} tokens, got {made}")
-
-    async def ask_some(client: httpx.AsyncClient, left: Iterator[Case]) -> None:
-        for case in left:
-            await ask(client, case)
-
-    async def ask_all() -> None:
-        # As many connections as users, each with a request at a time: httpx' pool looks through all that wait in it at
-        # every event, which took 27 ms of the processor a request.
-        left = iter(cases)
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        async with httpx.AsyncClient(timeout=600, limits=limits) as client:
-            await asyncio.gather(*(ask_some(client, left) for _ in range(concurrency)))
-
-    asyncio.run(ask_all())
+    ask_all(url, make_requests(url, cases, versions), concurrency)
     return []
