@@ -38,6 +38,7 @@ def make_phi3_mini(folder: Path) -> Path:
             parameter.data.fill_(1.0)
         else:
             parameter.data.uniform_(-0.03, 0.03)
+    model.lm_head.weight.data[-1] = 0  # never the likeliest: a stop token that stops nobody
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=3, pad_token_id=3)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

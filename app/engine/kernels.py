@@ -15,7 +15,6 @@ from app.engine.step import Step
 BLOCK_TOKENS = 16  # queries of one sequence in one program: tl.dot takes no fewer rows
 # Of the shapes tried on an H200 the fastest, or within 1 % of it, at 64 and 128 sequences of 50 tokens.
 _ATTEND = {"N": 32, "num_warps": 1}
-_BLOCK_COLUMNS = 32  # of the bank
 _HAS_PDL = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 _PDL: dict[str, Any] = {"PDL": True, "launch_pdl": True} if _HAS_PDL else {"PDL": False}
 
@@ -59,8 +58,8 @@ class Kernels(Operations):
 
     def add(self, residual: Tensor, z: Tensor, projection: Projection, batch: Batch) -> Tensor:
         num_outputs = projection.num_outputs
-        options = self._options(batch, 32, num_outputs % 64 == 0)
-        grid = (triton.cdiv(z.shape[0], options["M"]), triton.cdiv(num_outputs, 2 * options["N"]))
+        options = self._options(batch, 64, num_outputs % 64 == 0)
+        grid = (triton.cdiv(z.shape[0], options["M"]), triton.cdiv(num_outputs, options["N"]))
         triton_kernels.add[grid](residual, num_outputs, *self._z(z, projection, batch), **options)
         return residual
 
@@ -147,13 +146,14 @@ class Kernels(Operations):
     def _options(self, batch: Batch, block_outputs: int, is_even: bool) -> dict[str, Any]:
         """`is_even`: no block of outputs goes beyond the last."""
         num_tokens = batch.positions.shape[0]
+        block_columns = _block_columns(num_tokens)
         return {
             "HAS_ADAPTERS": batch.has_adapters,
-            "BLOCK": _BLOCK_COLUMNS,
+            "BLOCK": block_columns,
             "M": _tile_rows(num_tokens),
             "N": block_outputs,
             "EVEN": is_even,
-            "EVEN_BANK": self._bank.width % _BLOCK_COLUMNS == 0,
+            "EVEN_BANK": self._bank.width % block_columns == 0,
             "num_warps": 4,
             **_PDL,
         }
@@ -165,13 +165,19 @@ class Kernels(Operations):
         begins = functional.pad(columns[0], (0, missing), value=self._bank.width)
         ends = functional.pad(columns[1], (0, missing))
         tiles = (-1, _tile_rows(num_tokens))
-        begin = begins.view(tiles).amin(1) // _BLOCK_COLUMNS * _BLOCK_COLUMNS
+        block = _block_columns(num_tokens)
+        begin = begins.view(tiles).amin(1) // block * block
         return torch.stack([begin, ends.view(tiles).amax(1)])
 
 
 def _tile_rows(num_tokens: int) -> int:
     """Few tokens: many small programs; more: fewer, which read B once for all of theirs."""
     return 16 if num_tokens <= 192 else 64
+
+
+def _block_columns(num_tokens: int) -> int:
+    """Of the bank in one product. Where few or many tokens come, those of a tile share few adapters, and less is faster."""
+    return 32 if 2 < num_tokens <= 64 else 16
 
 
 def _stacked(projection: Projection) -> StackedProjection:

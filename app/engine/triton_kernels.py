@@ -5,7 +5,7 @@ B, over the few columns of the bank that these tokens' adapters own.
 
 PDL: programmatic dependent launch (CUDA programming guide, "Programmatic Dependent Launch and Synchronization"; Hopper and later).
 A kernel may start while the one before it ends. Before `gdc_wait` it reads only what is older than the product before it, which
-is launched the plain way and so began when all else had ended: B, masks, positions, the residual, its own weights.
+is launched the plain way and so began when all else had ended: positions, the residual, its own weights.
 """
 # mypy: ignore-errors
 # ruff: noqa: N803 - constants of a kernel are written in capitals
@@ -80,20 +80,16 @@ def add(
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * M + tl.arange(0, M)
-    columns1 = tl.program_id(1) * 2 * N + tl.arange(0, N)
-    columns2 = columns1 + N
-    row = residual_ptr + rows.to(tl.int64)[:, None] * num_outputs
-    mask1 = (rows < num_tokens)[:, None] & ((columns1 < num_outputs) | EVEN)[None]
-    mask2 = (rows < num_tokens)[:, None] & ((columns2 < num_outputs) | EVEN)[None]
-    residual1 = tl.load(row + columns1[None], mask=mask1, other=0)
-    residual2 = tl.load(row + columns2[None], mask=mask2, other=0)
-    tile1, tile2 = _updated(
-        z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens, rows, columns1, columns2,
-        columns1 < num_outputs, columns2 < num_outputs, num_outputs, num_outputs,
+    columns = tl.program_id(1) * N + tl.arange(0, N)
+    place = residual_ptr + rows.to(tl.int64)[:, None] * num_outputs + columns[None]
+    mask = (rows < num_tokens)[:, None] & ((columns < num_outputs) | EVEN)[None]
+    residual = tl.load(place, mask=mask, other=0)
+    tile, _ = _updated(  # the same tile twice is one to the compiler
+        z_ptr, z_stride, b_ptr, b_stride, columns_ptr, bounds_ptr, num_tokens, rows, columns, columns,
+        columns < num_outputs, columns < num_outputs, num_outputs, num_outputs,
         HAS_ADAPTERS, True, EVEN, EVEN_BANK, BLOCK, PDL,
     )  # fmt: skip
-    tl.store(row + columns1[None], tile1 + residual1, mask=mask1)
-    tl.store(row + columns2[None], tile2 + residual2, mask=mask2)
+    tl.store(place, tile + residual, mask=mask)
 
 
 @triton.jit
