@@ -1,6 +1,7 @@
 """The server: create_app(), what its life begins and ends with, and `python -m app.main`."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -42,13 +43,18 @@ _DRAIN_INTERVAL_S = 0.05
 _UPLOAD_PATHS = ("/datasets", "/jobs", "/adapters", "/v1/files")
 
 
-def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
-    """The ASGI application. `on_failure` is called if nothing can be served, or nothing any more."""
+def create_app(
+    settings: Settings,
+    *,
+    on_loaded: Callable[[], None] = lambda: None,
+    on_failure: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The ASGI application. `on_loaded` and `on_failure`: see Services.start."""
     services = Services(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await services.start(on_failure)
+        await services.start(on_loaded, on_failure)
         try:
             yield
         finally:
@@ -122,6 +128,12 @@ def create_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     )
 
 
+def _keep_what_stays() -> None:
+    """Keeps the collector from what lives as long as the process: 560,000 objects, 313 ms in which nobody is answered."""
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> int:
     """Serves until SIGTERM or SIGINT; 1 if the base model cannot be loaded, or its device fails for good."""
     settings = Settings()
@@ -135,7 +147,8 @@ def main() -> int:
         failed = True
         server.should_exit = True
 
-    server = create_server(create_app(settings, on_failure=give_up), settings)
+    app = create_app(settings, on_loaded=_keep_what_stays, on_failure=give_up)
+    server = create_server(app, settings)
 
     def stop(*_: object) -> None:
         server.should_exit = True

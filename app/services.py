@@ -80,15 +80,16 @@ class Services:
         self.stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, on_failure: Callable[[], None]) -> None:
+    async def start(self, on_loaded: Callable[[], None], on_failure: Callable[[], None]) -> None:
         """Starts loading the base model and sweeping for lost jobs; returns at once.
 
-        `on_failure` is called if nothing can be served, or nothing any more, until the process is restarted.
+        `on_loaded` is called in a thread when the base model is loaded, before anything is served; `on_failure` if
+        nothing can be served, or nothing any more, until the process is restarted.
         """
         self.volume.create()
         self.volume.sweep_staging()
         self._tasks = [
-            asyncio.create_task(self._load_and_watch(on_failure)),
+            asyncio.create_task(self._load_and_watch(on_loaded, on_failure)),
             asyncio.create_task(self._sweep()),
         ]
         if self.settings.device_policy == "wait":
@@ -113,9 +114,11 @@ class Services:
         except (KombuError, CeleryError, redis.RedisError, OSError) as error:
             logger.warning("job %s could not be sent now: %s", job_id, error)
 
-    async def _load_and_watch(self, on_failure: Callable[[], None]) -> None:
+    async def _load_and_watch(
+        self, on_loaded: Callable[[], None], on_failure: Callable[[], None]
+    ) -> None:
         try:
-            self.serving = await asyncio.to_thread(self._load_serving)
+            self.serving = await asyncio.to_thread(self._load_serving, on_loaded)
         except Exception as error:  # whatever it is, the operator must see it, and the process end
             logger.critical("the base model could not be loaded: %s", error, exc_info=error)
             self.load_error = str(error)
@@ -126,7 +129,7 @@ class Services:
             logger.critical("nothing can be served any more: %s", engine.fault)
         on_failure()
 
-    def _load_serving(self) -> Serving:
+    def _load_serving(self, on_loaded: Callable[[], None]) -> Serving:
         settings = self.settings
         started = time.monotonic()
         stay_single_threaded()
@@ -166,6 +169,7 @@ class Services:
             engine.max_tokens,
             len(self.registry.all()),
         )
+        on_loaded()
         return Serving(model, engine, translator, name)
 
     async def _sweep(self) -> None:

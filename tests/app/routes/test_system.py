@@ -54,6 +54,25 @@ def test_a_device_that_fails_for_good_ends_the_server(
         assert given_up.wait(60)
 
 
+def test_what_is_asked_for_once_the_model_is_loaded_comes_before_it_serves(
+    settings: Settings,
+) -> None:
+    loaded, may_serve = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        loaded.set()
+        may_serve.wait(60)
+
+    with TestClient(create_app(settings, on_loaded=hold)) as client:
+        assert loaded.wait(60)
+        assert client.get("/ready").status_code == 503
+        may_serve.set()
+        deadline = time.monotonic() + 60
+        while client.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_metrics(client: TestClient) -> None:
     client.post("/translate", json={"q": "Hello there.", "adapter": "base"})
     client.get("/no/such/path/with/secrets")
