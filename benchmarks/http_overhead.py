@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from app.engine.engine import Engine
-from app.main import create_app, create_server
+from app.main import create_app, create_server, keep_what_stays
 from benchmarks.cases import MIXED_RANKS
 from benchmarks.load import ask_all
 from benchmarks.measuring import apart, make_requests, through_engine
@@ -94,7 +94,7 @@ def _serving(base: str, volume: Volume, concurrency: int) -> Iterator[tuple[str,
             max_running=concurrency,
             log_level="WARNING",
         )
-        app = create_app(settings)
+        app = create_app(settings, on_loaded=keep_what_stays)
         server = create_server(app, settings)
         thread = threading.Thread(target=server.run)
         thread.start()
