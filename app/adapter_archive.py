@@ -16,7 +16,7 @@ from io import SEEK_END, SEEK_SET, RawIOBase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, BinaryIO, cast
 
-from core.adapters import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE
+from core.adapter_version import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE
 from core.errors import InvalidError, TooLargeError
 
 _CHUNK = 1 << 20

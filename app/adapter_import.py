@@ -14,16 +14,15 @@ from app.engine.engine import Engine
 from app.engine.lora_reader import unusable
 from app.schemas import AdapterImport
 from app.services import Serving
-from core.adapters import (
+from core.adapter_version import (
     CONFIG_FILE,
     SEAL_FILE,
     WEIGHTS_FILE,
-    AdapterRegistry,
     AdapterVersion,
     Seal,
-    check_adapter_name,
     content_sha256,
 )
+from core.adapters import AdapterRegistry, check_adapter_name
 from core.errors import InvalidError
 from core.prompt import PLAIN_CHAT_TEMPLATE, Prompt, PromptRenderer, seal_prompt
 from core.training_config import LanguageCode

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from pydantic import BaseModel, Field
 
-from core.adapters import JOB_PREFIX, AdapterVersion
+from core.adapter_version import JOB_PREFIX, AdapterVersion
 from core.checkpoints import find_checkpoints
 from core.errors import ConflictError, NotFoundError
 from core.job_store import JobStore

@@ -7,7 +7,7 @@ from typing import Any
 from app.decoding import TextStream
 from app.engine.engine import Engine
 from app.engine.sequence import FinishReason, SamplingParams, Sequence, Update
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 
 # Prompt, parameters, and whose answer it is; None: the base model's.
 Plan = tuple[list[int], SamplingParams, AdapterVersion | None]

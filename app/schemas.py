@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.checkpoints import JobCheckpoint
-from core.adapters import Seal
+from core.adapter_version import Seal
 from core.jobs import (
     Evaluation,
     Job,

@@ -11,7 +11,8 @@ from app.engine.engine import Engine
 from app.engine.sequence import FinishReason, SamplingParams
 from app.generation import Generation, Generations, Plan
 from app.languages import detect, detected_as, normalise
-from core.adapters import BASE, JOB_PREFIX, AdapterRegistry, AdapterVersion, Seal
+from core.adapter_version import JOB_PREFIX, AdapterVersion, Seal
+from core.adapters import BASE, AdapterRegistry
 from core.decoding import default_max_new_tokens, has_words
 from core.errors import InvalidError, NotFoundError, ServiceError
 from core.prompt import Prompt, PromptRenderer, SealedPrompt, seal_prompt

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from core.adapters import SEAL_FILE, AdapterRegistry, AdapterVersion, Seal, content_sha256
+from core.adapter_version import SEAL_FILE, AdapterVersion, Seal, content_sha256
+from core.adapters import AdapterRegistry
 from core.base_model import fingerprint
 from core.prompt import PromptRenderer, SealedPrompt
 from core.volume import Volume

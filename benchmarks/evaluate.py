@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig
 
-from core.adapters import SEAL_FILE, Seal
+from core.adapter_version import SEAL_FILE, Seal
 from core.base_model import BOXED_ADAPTERS, EMBEDDED
 from core.decoding import default_max_new_tokens
 from core.prompt import PromptRenderer

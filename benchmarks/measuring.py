@@ -22,7 +22,7 @@ from app.engine.loading import load_base_model
 from app.engine.sequence import SamplingParams, Sequence, Update
 from benchmarks.cases import Case
 from benchmarks.load import Request, ask_all, make_request
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.base_model import EMBEDDED
 from core.settings import Settings
 from core.volume import Volume

@@ -19,7 +19,7 @@ from transformers import (
 
 from benchmarks.cases import MIXED_RANKS, Case
 from benchmarks.measuring import Result, measure
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.base_model import EMBEDDED, NF4_CONFIG
 
 PEFT_BATCH = 16

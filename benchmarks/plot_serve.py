@@ -21,7 +21,7 @@ from benchmarks.cases import Case
 from benchmarks.measuring import apart, measure, running_engine, through_engine
 from benchmarks.report import describe_machine
 from benchmarks.serve import prepare
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.base_model import locate_base_model
 from core.settings import Settings
 from core.volume import Volume

@@ -39,7 +39,7 @@ from benchmarks.peers import (
 )
 from benchmarks.random_model import make_phi3_mini
 from benchmarks.report import describe_machine, print_agreement, print_table
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.base_model import locate_base_model
 from core.prompt import Prompt, PromptRenderer, seal_prompt
 from core.settings import Settings

@@ -6,7 +6,6 @@ canary's weights. `adapters/{name}/deleted-{n}` keeps the number of a deleted ve
 """
 
 import errno
-import hashlib
 import json
 import logging
 import re
@@ -14,91 +13,28 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from core.adapter_version import SEAL_FILE, AdapterVersion, Seal
 from core.errors import ConflictError, InvalidError, NotFoundError
-from core.jobs import Evaluation
-from core.prompt import SealedPrompt
 from core.traffic import Traffic, check_weights
 from core.volume import Volume, flush_entries, flush_to_disk
 
 logger = logging.getLogger(__name__)
 
-SEAL_FILE = "dragoman.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 _CURRENT_FILE = "current.json"
 _TRAFFIC_FILE = "traffic.json"
 BASE = "base"  # the name under which the untouched base model is asked for
-JOB_PREFIX = "job:"  # and a job's id: its checkpoints; no adapter's name holds a colon
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _MAX_KNOWN = 4096
 
 _Stamp = tuple[int, int] | None  # another one once a file is replaced; None: no such file
-
-
-class Decoding(BaseModel):
-    """Decoding defaults, used where a request names none. temperature 0 = greedy."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    temperature: float = 0.0
-
-
-class Seal(BaseModel):
-    """dragoman.json: all that is needed to serve a version as it was trained, and to know where it came from."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    format: int = 1
-    base_fingerprint: str
-    base_model: str
-    prompt: SealedPrompt
-    stop_token_ids: list[int]
-    decoding: Decoding = Decoding()
-    source: str
-    target: str
-    description: str = ""
-    dataset_id: str
-    dataset_sha256: str
-    dataset_rows: int
-    job_id: str
-    created_at: datetime
-    config: dict[str, Any]
-    metrics: dict[str, Any] = {}
-    evaluation: Evaluation | None = None
-    content_sha256: str
-
-
-class AdapterVersion(BaseModel):
-    """One version: `yoda@2`, or a checkpoint of a job: `job:{id}@{step}`. `path` is a folder that plain PEFT loads."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    version: int
-    path: Path
-    seal: Seal
-
-    @classmethod
-    def of_job(cls, job_id: str, step: int, path: Path, seal: Seal) -> "AdapterVersion":
-        """A job's checkpoint, which may go at any time; a later one takes its place."""
-        return cls(name=f"{JOB_PREFIX}{job_id}", version=step, path=path, seal=seal)
-
-    @property
-    def ref(self) -> str:
-        return f"{self.name}@{self.version}"
-
-    @property
-    def is_checkpoint(self) -> bool:
-        return self.name.startswith(JOB_PREFIX)
 
 
 class Adapter(BaseModel):
@@ -132,14 +68,6 @@ class _Known:
 
     version: AdapterVersion
     stamps: dict[Path, _Stamp]
-
-
-def content_sha256(folder: Path) -> str:
-    """The hash of what PEFT reads from an adapter folder."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
 
 
 class AdapterRegistry:

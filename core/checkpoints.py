@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from core.adapters import SEAL_FILE, AdapterVersion, Seal
+from core.adapter_version import SEAL_FILE, AdapterVersion, Seal
 from core.volume import CHECKPOINTS, Volume
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from core.adapters import Seal
+from core.adapter_version import Seal
 from core.prompt import SealedPrompt
 
 

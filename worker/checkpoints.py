@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from core.adapters import WEIGHTS_FILE
+from core.adapter_version import WEIGHTS_FILE
 from core.checkpoints import RECORD_FILE, TRAINED, CheckpointRecord, step_folder, step_folders
 from core.volume import CHECKPOINTS, Volume, flush_entries, flush_to_disk
 from worker.lease import LeaseKeeper

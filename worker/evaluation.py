@@ -8,7 +8,8 @@ from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from core.adapters import BASE, AdapterRegistry, AdapterVersion
+from core.adapter_version import AdapterVersion
+from core.adapters import BASE, AdapterRegistry
 from core.datasets import Row
 from core.errors import InvalidError, NotFoundError
 from core.jobs import Evaluation, Sample

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from core.adapters import AdapterRegistry, AdapterVersion, Seal
+from core.adapter_version import AdapterVersion, Seal
+from core.adapters import AdapterRegistry
 from core.base_model import fingerprint
 from core.datasets import Dataset
 from core.errors import InvalidError, NotFoundError

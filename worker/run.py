@@ -13,7 +13,8 @@ from peft import PeftModel
 from redis import RedisError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
-from core.adapters import AdapterRegistry, AdapterVersion
+from core.adapter_version import AdapterVersion
+from core.adapters import AdapterRegistry
 from core.base_model import locate_base_model
 from core.datasets import Dataset, DatasetStore
 from core.errors import InvalidError, NotFoundError

@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from core.adapters import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE, Seal, content_sha256
+from core.adapter_version import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE, Seal, content_sha256
 from core.datasets import Dataset
 from core.jobs import Evaluation, Job
 from core.prompt import SealedPrompt

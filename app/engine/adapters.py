@@ -13,7 +13,7 @@ from app.engine.host_tier import HostTier, LoraWeights
 from app.engine.lora_bank import LoraBank
 from app.engine.lora_reader import read_lora, unusable
 from app.engine.stats import EngineStats
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, UnavailableError
 
 # Weights that were read and wait for room lie outside the bounds of bank and host tier.

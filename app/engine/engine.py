@@ -17,7 +17,7 @@ from app.engine.runner import Runner
 from app.engine.scheduler import Admission, Scheduler
 from app.engine.sequence import FinishReason, Sequence, Update
 from app.engine.stats import EngineStats
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, ServiceError, UnavailableError
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from app.engine.host_tier import LoraWeights
 from app.engine.lora_bank import LoraBank
-from core.adapters import CONFIG_FILE, WEIGHTS_FILE
+from core.adapter_version import CONFIG_FILE, WEIGHTS_FILE
 from core.errors import InvalidError, NotFoundError
 
 # Settings of peft.LoraConfig under which an adapter is more than "add B A x": value -> how to say it.

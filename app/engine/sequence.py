@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.errors import ServiceError
 
 

@@ -23,7 +23,8 @@ from app.forms import (
 )
 from app.schemas import AdapterImport, AdapterOut, CurrentVersion, VersionOut
 from app.services import Services
-from core.adapters import Adapter, AdapterRegistry, AdapterVersion
+from core.adapter_version import AdapterVersion
+from core.adapters import Adapter, AdapterRegistry
 from core.errors import InvalidError, ServiceError
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])

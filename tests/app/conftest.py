@@ -9,7 +9,8 @@ from fastapi.testclient import TestClient
 from transformers import AutoTokenizer
 
 from app.main import create_app
-from core.adapters import SEAL_FILE, AdapterRegistry, content_sha256
+from core.adapter_version import SEAL_FILE, content_sha256
+from core.adapters import AdapterRegistry
 from core.base_model import EMBEDDED, fingerprint
 from core.prompt import Prompt, seal_prompt
 from core.settings import Settings

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.adapter_archive import pack, unpack
-from core.adapters import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE
+from core.adapter_version import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE
 from core.errors import InvalidError, TooLargeError
 
 MAX_BYTES = 8 << 20

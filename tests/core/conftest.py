@@ -1,9 +1,11 @@
-"""Stores of jobs on a real Redis."""
+"""A store of jobs on a real Redis, and a registry of adapters on a real volume."""
 
 import pytest
 from redis import Redis
 
+from core.adapters import AdapterRegistry
 from core.job_store import JobStore
+from core.volume import Volume
 from tests.core.job_states import LEASE_S
 
 
@@ -15,3 +17,8 @@ def redis(redis_url: str) -> Redis:
 @pytest.fixture
 def store(redis: Redis) -> JobStore:
     return JobStore(redis, lease_s=LEASE_S, max_attempts=2)
+
+
+@pytest.fixture
+def registry(volume: Volume) -> AdapterRegistry:
+    return AdapterRegistry(volume)

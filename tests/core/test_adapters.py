@@ -1,48 +1,15 @@
 """The registry on a real volume: a version appears whole, never changes, and one of them is current."""
 
-import errno
-import json
-import os
 import threading
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from core.adapters import (
-    CONFIG_FILE,
-    SEAL_FILE,
-    WEIGHTS_FILE,
-    AdapterRegistry,
-    AdapterVersion,
-    check_adapter_name,
-    content_sha256,
-)
-from core.errors import ConflictError, InvalidError, NotFoundError, ServiceError
+from core.adapter_version import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE, AdapterVersion
+from core.adapters import AdapterRegistry, check_adapter_name
+from core.errors import InvalidError, NotFoundError
 from core.volume import Volume
-from tests.seals import make_seal
-
-
-@pytest.fixture
-def registry(volume: Volume) -> AdapterRegistry:
-    return AdapterRegistry(volume)
-
-
-def stage(folder: Path, job_id: str = "job") -> Path:
-    """A complete version folder, but for the weights being weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text("{}")
-    (folder / WEIGHTS_FILE).write_bytes(job_id.encode())
-    seal = make_seal(job_id=job_id, content_sha256=content_sha256(folder))
-    (folder / SEAL_FILE).write_text(seal.model_dump_json())
-    return folder
-
-
-def publish(
-    registry: AdapterRegistry, volume: Volume, name: str, job_id: str = "job"
-) -> AdapterVersion:
-    with volume.staged_folder() as staged:
-        return registry.publish(name, stage(staged, job_id))
+from tests.core.versions import publish, stage
 
 
 @pytest.mark.parametrize("name", ["a", "yoda", "yoda-2", "en_de", "0", "x" * 63])
@@ -119,20 +86,6 @@ def test_what_was_resolved_is_found_as_long_as_it_is_that(
     assert registry.find("yoda") is None
 
 
-def test_what_a_canary_draws_is_not_found_but_drawn_again(
-    registry: AdapterRegistry, volume: Volume
-) -> None:
-    versions = [publish(registry, volume, "yoda") for _ in range(2)]
-    registry.promote("yoda", 1)
-    assert registry.resolve("yoda") == registry.find("yoda") == versions[0]
-    registry.set_traffic("yoda", {2: 1.0})
-    assert registry.find("yoda") is None
-    assert registry.resolve("yoda") == versions[1]
-    assert registry.find("yoda") is None
-    registry.set_traffic("yoda", {})
-    assert registry.resolve("yoda") == registry.find("yoda") == versions[0]
-
-
 def test_a_change_while_it_is_resolved_is_seen(
     registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,28 +129,12 @@ def test_many_publishers_at_once(registry: AdapterRegistry, volume: Volume) -> N
         assert (version.path / WEIGHTS_FILE).read_bytes() == version.seal.job_id.encode()
 
 
-def test_content_hash_sees_what_peft_reads(tmp_path: Path) -> None:
-    folder = stage(tmp_path / "a")
-    before = content_sha256(folder)
-    (folder / "README.md").write_text("words")
-    assert content_sha256(folder) == before
-    (folder / CONFIG_FILE).write_text('{"r": 2}')
-    assert content_sha256(folder) != before
-
-
 def test_broken_seal(registry: AdapterRegistry, volume: Volume) -> None:
     version = publish(registry, volume, "yoda")
     (version.path / SEAL_FILE).write_text('{"format": 1}')
     with pytest.raises(InvalidError, match="yoda@1") as caught:
         registry.resolve("yoda@1")
     assert caught.value.code == "adapter_broken"
-
-
-def test_seal_with_members_of_a_later_release(registry: AdapterRegistry, volume: Volume) -> None:
-    version = publish(registry, volume, "yoda")
-    seal = json.loads((version.path / SEAL_FILE).read_text())
-    (version.path / SEAL_FILE).write_text(json.dumps(seal | {"from_the_future": 1}))
-    assert registry.resolve("yoda@1").seal.job_id == "job"
 
 
 def test_what_does_not_belong_there_is_passed_over(
@@ -256,188 +193,6 @@ def test_seed(registry: AdapterRegistry, volume: Volume, tmp_path: Path) -> None
     assert registry.resolve("yoda@1").seal.job_id == "mine"
     assert registry.seed(tmp_path / "box") == []
     assert (tmp_path / "box" / "wenyan" / SEAL_FILE).is_file()
-
-
-def test_a_deleted_number_is_not_given_out_again(registry: AdapterRegistry, volume: Volume) -> None:
-    for job in ("one", "two", "three"):
-        publish(registry, volume, "yoda", job)
-    registry.promote("yoda", 1)
-    registry.delete("yoda", 3)
-    registry.delete("yoda", 2)
-    assert registry.get("yoda").versions == [1]
-    assert publish(registry, volume, "yoda").version == 4
-    for number in (3, 0, 5):
-        with pytest.raises(NotFoundError):
-            registry.delete("yoda", number)
-    with pytest.raises(NotFoundError):
-        registry.delete("../yoda", 1)
-    assert list((volume.root / "staging").iterdir()) == []
-
-
-def test_numbers_deleted_before_are_not_given_out_again(
-    registry: AdapterRegistry, volume: Volume
-) -> None:
-    """Their tombstones lay in a folder of their own once."""
-    publish(registry, volume, "yoda")
-    (volume.adapters / "yoda" / "deleted").mkdir()
-    (volume.adapters / "yoda" / "deleted" / "7").touch()
-    assert publish(registry, volume, "yoda").version == 8
-
-
-def test_a_full_volume_can_be_made_room_on(
-    registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(3):
-        publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-
-    def no_space(path: Path, *args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    # On ext4 a folder takes a block, and so does what is written; an empty file takes none.
-    for name in ("mkdir", "write_bytes", "write_text"):
-        monkeypatch.setattr(Path, name, no_space)
-    registry.delete("yoda", 2)
-    registry.delete("yoda", 3)
-    assert registry.get("yoda").versions == [1]
-    assert list((volume.root / "staging").iterdir()) == []
-    with pytest.raises(ConflictError):
-        registry.delete("yoda", 1)
-    monkeypatch.undo()
-    assert publish(registry, volume, "yoda").version == 4
-
-
-def test_a_version_made_current_while_it_is_deleted_stays(
-    registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(2):
-        publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-    taken_away = volume.taken_away
-
-    def promoted_before(path: Path) -> AbstractContextManager[None]:
-        registry.promote("yoda", 2)
-        return taken_away(path)
-
-    monkeypatch.setattr(volume, "taken_away", promoted_before)
-    with pytest.raises(ConflictError):
-        registry.delete("yoda", 2)
-    assert registry.resolve("yoda").version == 2
-    assert (registry.resolve("yoda").path / WEIGHTS_FILE).is_file()
-    assert list((volume.root / "staging").iterdir()) == []
-
-
-def test_what_is_in_use_is_not_deleted(registry: AdapterRegistry, volume: Volume) -> None:
-    for _ in range(3):
-        publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-    registry.set_traffic("yoda", {1: 0.5, 2: 0.5})
-    for number in (1, 2):
-        with pytest.raises(ConflictError, match=f"yoda@{number}") as caught:
-            registry.delete("yoda", number)
-        assert caught.value.code == "version_in_use"
-    registry.set_traffic("yoda", {})
-    registry.delete("yoda", 2)
-    registry.promote("yoda", None)
-    with pytest.raises(NotFoundError):
-        registry.resolve("yoda")
-    registry.delete("yoda", 1)
-    registry.delete("yoda", 3)
-    with pytest.raises(NotFoundError):
-        registry.get("yoda")
-    assert publish(registry, volume, "yoda").version == 4
-
-
-def test_a_broken_version_can_be_deleted(registry: AdapterRegistry, volume: Volume) -> None:
-    (publish(registry, volume, "yoda").path / SEAL_FILE).write_text("{")
-    registry.delete("yoda", 1)
-    assert registry.all() == []
-
-
-def test_a_canary(registry: AdapterRegistry, volume: Volume) -> None:
-    for _ in range(3):
-        publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-    registry.set_traffic("yoda", {1: 0.8, 2: 0.2, 3: 0.0})
-    assert registry.get("yoda").traffic == {1: 0.8, 2: 0.2}
-    drawn = [registry.resolve("yoda").version for _ in range(500)]
-    assert 50 < drawn.count(2) < 150
-    assert drawn.count(1) + drawn.count(2) == 500
-    assert registry.resolve("yoda@3").version == 3
-    registry.promote("yoda", 1)
-    assert registry.get("yoda").traffic == {}
-    assert {registry.resolve("yoda").version for _ in range(50)} == {1}
-
-
-def test_a_canary_ends_in_the_step_that_changes_the_current_version(
-    registry: AdapterRegistry, volume: Volume
-) -> None:
-    for _ in range(2):
-        publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-    registry.set_traffic("yoda", {1: 0.5, 2: 0.5})
-    kept = (volume.adapters / "yoda" / "traffic.json").read_bytes()
-    registry.promote("yoda", 2)
-    # As if the process had died before it could remove the weights.
-    (volume.adapters / "yoda" / "traffic.json").write_bytes(kept)
-    assert registry.get("yoda").traffic == {}
-    assert {registry.resolve("yoda").version for _ in range(50)} == {2}
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [{1: 0.5}, {1: 0.5, 2: 0.6}, {1: 1.5, 2: -0.5}, {1: float("nan")}, {1: float("inf")}, {1: 0.0}],
-)
-def test_weights_that_do_not_come_to_one(
-    registry: AdapterRegistry, volume: Volume, weights: dict[int, float]
-) -> None:
-    for _ in range(2):
-        publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-    with pytest.raises(InvalidError) as caught:
-        registry.set_traffic("yoda", weights)
-    assert caught.value.code == "traffic_invalid"
-    with pytest.raises(NotFoundError):
-        registry.set_traffic("yoda", {1: 0.5, 9: 0.5})
-    assert registry.get("yoda").traffic == {}
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"weights": {"x": 1}}', '{"weights": {}}', "null"])
-def test_unreadable_weights_are_none(
-    registry: AdapterRegistry, volume: Volume, content: str
-) -> None:
-    publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-    (volume.adapters / "yoda" / "traffic.json").write_text(content)
-    assert registry.resolve("yoda").version == 1
-
-
-def test_promoting_and_deleting_at_once_never_leaves_a_missing_version_current(
-    registry: AdapterRegistry, volume: Volume
-) -> None:
-    publish(registry, volume, "yoda")
-    registry.promote("yoda", 1)
-    for _ in range(20):
-        number = publish(registry, volume, "yoda").version
-        outcomes: list[str] = []
-
-        def attempt(action: str, number: int = number, outcomes: list[str] = outcomes) -> None:
-            try:
-                getattr(registry, action)("yoda", number)
-                outcomes.append(action)
-            except ServiceError:
-                pass
-
-        threads = [threading.Thread(target=attempt, args=(a,)) for a in ("promote", "delete")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        current = registry.get("yoda").current
-        assert current is not None
-        assert registry.resolve("yoda").version == current
-        assert ("delete" in outcomes) == (number not in registry.get("yoda").versions)
-        registry.promote("yoda", 1)
 
 
 def test_what_is_not_there_is_told_with_what_is(registry: AdapterRegistry, volume: Volume) -> None:

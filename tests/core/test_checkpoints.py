@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from core.adapters import JOB_PREFIX, SEAL_FILE, check_adapter_name
+from core.adapter_version import JOB_PREFIX, SEAL_FILE
+from core.adapters import check_adapter_name
 from core.checkpoints import RECORD_FILE, CheckpointRecord, find_checkpoints
 from core.errors import InvalidError
 from core.volume import Volume

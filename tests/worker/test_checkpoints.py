@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from core.adapters import content_sha256
+from core.adapter_version import content_sha256
 from core.checkpoints import find_checkpoints
 from core.datasets import DatasetStore, Row
 from core.jobs import Job

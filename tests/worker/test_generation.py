@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
-from core.adapters import CONFIG_FILE, WEIGHTS_FILE
+from core.adapter_version import CONFIG_FILE, WEIGHTS_FILE
 from core.decoding import default_max_new_tokens
 from core.errors import InvalidError
 from core.prompt import Prompt, PromptRenderer, seal_prompt

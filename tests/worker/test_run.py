@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 
 from app.main import create_app
-from core.adapters import SEAL_FILE, WEIGHTS_FILE, AdapterVersion
+from core.adapter_version import SEAL_FILE, WEIGHTS_FILE, AdapterVersion
 from core.datasets import Exchange, Row
 from core.holdout import HoldOut
 from core.job_store import events_key

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.adapters import SEAL_FILE
+from core.adapter_version import SEAL_FILE
 from core.datasets import ROWS_FILE
 from core.errors import InvalidError
 from core.jobs import JobStatus

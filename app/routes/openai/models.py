@@ -5,7 +5,8 @@ from fastapi import APIRouter
 from app.deps import RegistryDep, TranslatorDep
 from app.routes.openai.shapes import Deleted, Model, Page
 from app.translator import Route, Translator
-from core.adapters import BASE, AdapterVersion
+from core.adapter_version import AdapterVersion
+from core.adapters import BASE
 from core.errors import InvalidError, NotFoundError
 
 router = APIRouter(prefix="/v1")

@@ -12,7 +12,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from tests.app.engine.harness import load_reference, make_adapter
 from tests.tiny_models import make_tiny_model
 

@@ -16,7 +16,7 @@ from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import load_base_model
 from app.engine.model import BaseModel
 from app.engine.sequence import SamplingParams, Sequence, Update
-from core.adapters import WEIGHTS_FILE, AdapterVersion, content_sha256
+from core.adapter_version import WEIGHTS_FILE, AdapterVersion, content_sha256
 from core.base_model import NF4_CONFIG
 from tests.seals import make_seal
 

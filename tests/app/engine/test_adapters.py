@@ -8,7 +8,7 @@ import pytest
 
 from app.engine.adapters import ResidentAdapters
 from app.engine.stats import EngineStats
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from tests.app.engine.conftest import Tiny
 from tests.app.engine.harness import load_nf4, make_adapter
 

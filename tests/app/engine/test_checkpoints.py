@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.engine.engine import Engine
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, NotFoundError
 from tests.app.engine.conftest import Tiny
 from tests.app.engine.harness import load_nf4, make_adapter, make_request, peft_greedy, start_engine

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from app.engine.engine import Engine
 from app.engine.sequence import FinishReason, Sequence, Update
-from core.adapters import WEIGHTS_FILE, AdapterVersion
+from core.adapter_version import WEIGHTS_FILE, AdapterVersion
 from core.errors import InvalidError, ServiceError, UnavailableError
 from tests.app.engine.conftest import Tiny
 from tests.app.engine.harness import (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from app.engine.lora_bank import LoraBank
 from app.engine.lora_reader import read_lora
-from core.adapters import CONFIG_FILE, WEIGHTS_FILE
+from core.adapter_version import CONFIG_FILE, WEIGHTS_FILE
 from core.errors import InvalidError
 from tests.app.engine.conftest import Tiny
 from tests.app.engine.harness import load_nf4, make_adapter

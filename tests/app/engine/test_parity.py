@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from core.adapters import AdapterVersion
+from core.adapter_version import AdapterVersion
 from tests.app.engine.conftest import Tiny, make_tiny
 from tests.app.engine.harness import (
     load_nf4,

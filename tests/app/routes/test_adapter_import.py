@@ -14,7 +14,8 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file, save_file
 
-from core.adapters import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE, AdapterRegistry
+from core.adapter_version import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE
+from core.adapters import AdapterRegistry
 from core.base_model import EMBEDDED, fingerprint
 from core.settings import Settings
 from core.volume import Volume

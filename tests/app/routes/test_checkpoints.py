@@ -14,7 +14,8 @@ import redis
 from fastapi.testclient import TestClient
 
 from app.translator import Translator
-from core.adapters import SEAL_FILE, AdapterRegistry, AdapterVersion
+from core.adapter_version import SEAL_FILE, AdapterVersion
+from core.adapters import AdapterRegistry
 from core.checkpoints import find_checkpoints
 from core.job_store import JobStore
 from core.settings import Settings

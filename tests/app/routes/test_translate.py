@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from core.adapters import WEIGHTS_FILE
+from core.adapter_version import WEIGHTS_FILE
 from core.settings import Settings
 
 TEXT = "The rain has stopped and the river is quiet."
