@@ -6,8 +6,9 @@ columns; ranks mix without padding. `bounds` says which columns the tokens of a 
     y = base(x) + mask(x @ A.T, not within bounds of the token's slot) @ B      (lora_update.py, triton_kernels.py)
 
 Scaling (alpha / r, rsLoRA, alpha_pattern) is folded into B. Slot 0 is the untouched base and owns no column. A load
-writes free columns, which no running token can see, and moves what is in its way between two steps. Compare Punica (Chen et al. 2023, arXiv:2310.18547) and S-LoRA
-(Sheng et al. 2023, arXiv:2311.03285), which gather instead of masking.
+writes free columns, which no running token can see, and moves what is in its way between two steps. All of B is finite at
+any time: kernels multiply a neighbour's by zero. Compare Punica (Chen et al. 2023, arXiv:2310.18547) and S-LoRA (Sheng et
+al. 2023, arXiv:2311.03285), which gather instead of masking.
 """
 
 from collections.abc import Mapping
@@ -108,11 +109,11 @@ class LoraBank:
     def unload(self, slot: int) -> None:
         """Frees an adapter's columns. Call only when no running sequence uses it."""
         columns = self._columns.pop(slot)
-        self._set_bounds(slot, self.width, 0)
         for name in self._slot_sites.pop(slot):
             self.sites[name].num_adapters -= 1
         self._regions.release(columns.start, len(columns))
         self._free_slots.append(slot)
+        self._set_bounds(slot, self.width, 0)
 
     def _write(self, columns: range, weights: SiteWeights) -> None:
         """Copies weights to `columns` of every site, and zeros to where they have none: a former owner's are still there.
@@ -144,22 +145,29 @@ class LoraBank:
             if columns.start == end:
                 end = columns.stop
                 continue
-            # Copied before anything changes: memory may run out here, and old and new columns may overlap.
+            # Copied before anything changes: memory may run out here, and the new place may overlap the old.
             weights = {
                 name: (a.clone(), b.clone())
                 for name, site in self.sites.items()
                 for a, b in [site.weights_of(columns)]
             }
+            place = range(end, end + len(columns))
+            try:
+                self._write(place, weights)
+                self._set_bounds(slot, place.start, place.stop)
+            except RuntimeError:  # running sequences may use it
+                self._write(columns, weights)
+                self._set_bounds(slot, columns.start, columns.stop)
+                raise
             self._regions.release(columns.start, len(columns))
             start = self._regions.allocate(len(columns))
-            assert start == end
-            end = start + len(columns)
-            self._columns[slot] = range(start, end)
-            self._write(self._columns[slot], weights)
-            self._set_bounds(slot, start, end)
+            assert start == place.start
+            self._columns[slot], end = place, place.stop
 
     def _set_bounds(self, slot: int, begin: int, end: int) -> None:
-        self.bounds[:, slot] = torch.tensor([begin, end], dtype=torch.int32)
+        # Not copied from the host: that takes memory of the device, and this must work when there is none.
+        self.bounds[0, slot].fill_(begin)
+        self.bounds[1, slot].fill_(end)
 
     def select(self, slots: list[int]) -> None:
         """Prepares a step: `slots` [tokens] says whose adapter each token uses."""

@@ -1,12 +1,18 @@
-"""The bank against the formula, one adapter at a time; columns given out, given back and cleaned."""
+"""The bank against the formula, one adapter at a time; columns given out, given back, moved and cleaned."""
+
+import random
+from itertools import count
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.engine import lora_bank
-from app.engine.lora_bank import BankedLinear, LoraBank
+from app.engine.lora_bank import BankedLinear, LoraBank, SiteWeights
 from app.engine.lora_update import MaskedUpdate, SparseUpdate
+from app.engine.projection import StackedProjection
 
 
 @pytest.fixture(params=[SparseUpdate, MaskedUpdate])
@@ -154,3 +160,144 @@ def test_room_is_columns_and_slots() -> None:
     assert not bank.has_room(1), "no slot is left"
     bank.unload(slots[0])
     assert bank.has_room(7)
+
+
+class Tenants:
+    """A bank of three sites, two of which read the same input, and what ought to be in it."""
+
+    def __init__(self, seed: int, *, width: int, num_slots: int, is_stacked: bool) -> None:
+        self.random = random.Random(seed)
+        self.bank, first = make_bank(width, num_slots)
+        self.sites = [first, *(self.bank.wrap(n, nn.Linear(6, o)) for n, o in [("v", 3), ("o", 7)])]
+        self.stacks = []
+        if is_stacked:
+            self.stacks = [StackedProjection(self.sites[:2]), StackedProjection(self.sites[2:])]
+        self.weights: dict[int, tuple[int, SiteWeights]] = {}  # slot -> rank, weights
+
+    def new(self, rank: int) -> SiteWeights:
+        """It skips some sites, and has a smaller rank in others."""
+        names = self.random.sample(list(self.bank.sites), self.random.randint(1, 3))
+        ranks = [rank, *(self.random.randint(1, rank) for _ in names[1:])]
+        return {
+            name: (torch.randn(r, 6), torch.randn(r, self.bank.sites[name].base.out_features))
+            for name, r in zip(names, ranks, strict=True)
+        }
+
+    def load(self, rank: int, weights: SiteWeights | None = None) -> int:
+        weights = weights or self.new(rank)
+        slot = self.bank.load(rank, weights)
+        assert slot not in self.weights
+        self.weights[slot] = rank, weights
+        return slot
+
+    def unload(self, slot: int) -> None:
+        self.bank.unload(slot)
+        del self.weights[slot]
+
+    def check(self) -> None:
+        bank = self.bank
+        assert bank.num_free_columns == bank.width - sum(rank for rank, _ in self.weights.values())
+        begins, ends = bank.bounds.tolist()
+        taken: set[int] = set()
+        for slot, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            if slot in self.weights:
+                assert end - begin == self.weights[slot][0]
+                assert 0 <= begin < end <= bank.width
+                assert taken.isdisjoint(range(begin, end))
+                taken.update(range(begin, end))
+            else:
+                assert (begin, end) == (bank.width, 0)
+        slots = [0, *self.weights, 0, *self.weights]
+        self.random.shuffle(slots)
+        x = torch.randn(1, len(slots), 6)
+        expected = {name: site.base(x)[0] for name, site in bank.sites.items()}
+        for token, slot in enumerate(slots):
+            for name, (a, b) in self.weights[slot][1].items() if slot else ():
+                expected[name][token] += (x[0, token] @ a.T) @ b
+        bank.select(slots)
+        for name, site in bank.sites.items():
+            torch.testing.assert_close(site(x)[0], expected[name])
+        names = iter(expected)
+        for stack in self.stacks:  # as kernels compute it: all of x A, masked, with all of B
+            z = stack.with_hidden(x[0])
+            assert torch.isfinite(stack.b).all(), "times a masked zero it would be NaN"
+            for i, outputs in enumerate(stack.outputs):
+                hidden = z[:, stack.num_outputs :][:, i * bank.width : (i + 1) * bank.width]
+                columns = torch.arange(bank.width)
+                own = (columns >= bank.bounds[0, slots, None]) & (
+                    columns < bank.bounds[1, slots, None]
+                )
+                update = hidden.where(own, 0) @ stack.b[:, outputs]
+                torch.testing.assert_close(z[:, outputs] + update, expected[next(names)])
+
+
+@pytest.mark.usefixtures("update")
+@pytest.mark.parametrize("is_stacked", [False, True], ids=["sites", "stacks"])
+@pytest.mark.parametrize("seed", range(6))
+def test_whoever_comes_and_goes_each_keeps_its_own_weights(seed: int, is_stacked: bool) -> None:
+    """Ranks 1 to 32, in banks where they fit tightly."""
+    generator = random.Random(seed)
+    tenants = Tenants(
+        seed,
+        width=generator.randint(32, 100),
+        num_slots=generator.randint(2, 12),
+        is_stacked=is_stacked,
+    )
+    num_moves = 0
+    for _ in range(40):
+        rank = min(generator.randint(1, 32), generator.randint(1, 32))
+        before = dict(tenants.bank._columns)
+        if tenants.bank.has_room(rank):
+            tenants.load(rank)
+        elif tenants.weights:
+            tenants.unload(generator.choice(list(tenants.weights)))
+        num_moves += any(tenants.bank._columns.get(s, c) != c for s, c in before.items())
+        tenants.check()
+    assert num_moves, "nothing was in the way"
+
+
+class FailsAt(TorchDispatchMode):
+    """One operation on tensors fails, of a copy of many after half are made; then whatever takes memory on a GPU."""
+
+    TAKES_MEMORY = (torch.ops.aten.clone.default, torch.ops.aten.copy_.default)
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.num_left = number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num_left -= 1
+        if self.num_left < 0 and func in self.TAKES_MEMORY:
+            raise torch.OutOfMemoryError("still out of memory")
+        if self.num_left == 0:
+            if func is torch.ops.aten._foreach_copy_.default:
+                half = len(args[0]) // 2
+                func(args[0][:half], args[1][:half])
+            raise torch.OutOfMemoryError("out of memory")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("update")
+@pytest.mark.parametrize("is_stacked", [False, True], ids=["sites", "stacks"])
+def test_whatever_fails_in_a_load_the_others_stay_as_they_are(is_stacked: bool) -> None:
+    for number in count(1):
+        tenants = Tenants(0, width=16, num_slots=4, is_stacked=is_stacked)
+        # Holes of one column, of three and of four: two are in the way, and their new places overlap the old.
+        first, _, third, _ = [tenants.load(rank) for rank in (1, 2, 3, 6)]
+        tenants.unload(first)
+        tenants.unload(third)
+        weights = tenants.new(7)
+        mode = FailsAt(number)
+        try:
+            with mode:
+                slot = tenants.bank.load(7, weights)
+        except torch.OutOfMemoryError:
+            tenants.check()
+            assert tenants.bank.has_room(7)
+            tenants.load(7, weights)
+        else:
+            tenants.weights[slot] = 7, weights
+        tenants.check()
+        if mode.num_left > 0:
+            assert number > 20
+            break
