@@ -228,10 +228,10 @@ class Translator:
         return Asked(texts, route, options, list(self._plans(texts, route, options)))
 
     def prepare_at_once(self, text: str, adapter: str | None, options: Options) -> Asked | None:
-        """`resolve` and `prepare` in a millisecond at most and without reading a file, so even on the event loop.
+        """`resolve` and `prepare` in a millisecond at most, so even on the event loop.
 
-        None where that cannot be: for a long text, an adapter that was not asked before or whose current version has
-        changed, and where none is named. Raises InvalidError `adapter_for_other_base`.
+        None where that cannot be: for a long text, a version whose seal was not read before, while a canary runs, and
+        where no adapter is named. Raises InvalidError `adapter_for_other_base`.
         """
         if adapter is None or len(text) > _MAX_CHARS_AT_ONCE:
             return None

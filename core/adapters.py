@@ -12,8 +12,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,7 +32,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _MAX_KNOWN = 4096
 
-_Stamp = tuple[int, int] | None  # another one once a file is replaced; None: no such file
+_Stamp = tuple[int, ...] | None  # another one once a file is replaced; None: no such file
 
 
 class Adapter(BaseModel):
@@ -62,20 +60,12 @@ def check_adapter_name(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A version that was resolved, and the stamps of the files that decided which one it is."""
-
-    version: AdapterVersion
-    stamps: dict[Path, _Stamp]
-
-
 class AdapterRegistry:
     """Reads and extends the adapters on a volume. Safe with any number of readers and publishers."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, tuple[_Stamp, AdapterVersion]] = {}  # by reference
 
     def all(self) -> list[Adapter]:
         names = (p.name for p in self._volume.adapters.iterdir() if _NAME.fullmatch(p.name))
@@ -100,10 +90,7 @@ class AdapterRegistry:
         if at:
             if not _NUMBER.fullmatch(number):
                 self._raise_not_found(ref)
-            return self._remember(ref, self.version(name, int(number)), {})
-        # Taken before the files are read: whatever replaces them meanwhile has another stamp.
-        files = (self._folder(name) / _CURRENT_FILE, self._folder(name) / _TRAFFIC_FILE)
-        stamps = {file: _stamp(file) for file in files}
+            return self.version(name, int(number))
         current = self._current(name)
         traffic = self._traffic(name, current)
         if traffic is not None:
@@ -111,44 +98,52 @@ class AdapterRegistry:
                 return self.version(name, traffic.draw())
         if current is None:
             self._raise_not_found(ref)
-        version = self.version(name, current)
-        return version if traffic is not None else self._remember(ref, version, stamps)
+        try:
+            return self.version(name, current)
+        except NotFoundError:
+            if self._current(name) == current:
+                raise
+        return self.resolve(ref)  # replaced and deleted meanwhile
 
     def find(self, ref: str) -> AdapterVersion | None:
-        """What `resolve` gives, where it was asked before and the files that decide are still those: looks, reads nothing.
+        """What `resolve` gives, where its seal was read before; else None, as always while a canary runs.
 
-        None where it must be asked again, as always while a canary runs.
+        Which version is current is read every time: it is a line, and a file's time says too little. Older kernels'
+        clocks stand still for 4 ms, in which ext4 gives a freed inode out again.
         """
-        known = self._known.get(ref)
-        if known is None or any(_stamp(file) != stamp for file, stamp in known.stamps.items()):
-            return None
-        return known.version
-
-    def _remember(
-        self, ref: str, version: AdapterVersion, stamps: dict[Path, _Stamp]
-    ) -> AdapterVersion:
-        seal = version.path / SEAL_FILE
-        stamp = _stamp(seal)
-        if stamp is not None:  # else it was deleted meanwhile
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[ref] = _Known(version, {**stamps, seal: stamp})
-        return version
+        name, at, _ = ref.partition("@")
+        if not at:
+            current = self._current(name) if _NAME.fullmatch(name) else None
+            if current is None or self._traffic(name, current) is not None:
+                return None
+            ref = f"{name}@{current}"
+        stamp, version = self._known.get(ref, (None, None))
+        return version if version and _stamp(version.path / SEAL_FILE) == stamp else None
 
     def version(self, name: str, number: int) -> AdapterVersion:
         """Raises NotFoundError `adapter_not_found`, or InvalidError `adapter_broken` for an unreadable seal."""
         if not _NAME.fullmatch(name) or not _NUMBER.fullmatch(str(number)):
             self._raise_not_found(f"{name}@{number}")
+        ref = f"{name}@{number}"
         folder = self._folder(name) / "versions" / str(number)
+        # Taken before the seal is read: one that replaces it meanwhile has another.
+        stamp = _stamp(folder / SEAL_FILE)
+        known_stamp, known = self._known.get(ref, (None, None))
+        if known and stamp == known_stamp:
+            return known
         try:
-            seal = _read_seal(folder / SEAL_FILE, (folder / SEAL_FILE).stat().st_mtime_ns)
+            seal = Seal.model_validate_json((folder / SEAL_FILE).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
-            self._raise_not_found(f"{name}@{number}")
-        except (ValidationError, json.JSONDecodeError) as error:
+            self._raise_not_found(ref)
+        except ValidationError as error:
             raise InvalidError(
-                f"adapter {name}@{number} has an unreadable seal: {error}", code="adapter_broken"
+                f"adapter {ref} has an unreadable seal: {error}", code="adapter_broken"
             ) from error
-        return AdapterVersion(name=name, version=number, path=folder, seal=seal)
+        version = AdapterVersion(name=name, version=number, path=folder, seal=seal)
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[ref] = stamp, version
+        return version
 
     def publish(self, name: str, staged: Path) -> AdapterVersion:
         """Makes the complete folder `staged` the next version of `name` by one rename."""
@@ -252,7 +247,9 @@ class AdapterRegistry:
 
     def _read(self, name: str) -> Adapter:
         versions = self._folder(name) / "versions"
-        names = [p.name for p in versions.iterdir()] if versions.is_dir() else []
+        names: list[str] = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            names = [p.name for p in versions.iterdir()]
         numbers = sorted(int(n) for n in names if _NUMBER.fullmatch(n))
         current = self._current(name)
         traffic = self._traffic(name, current)
@@ -310,10 +307,10 @@ class AdapterRegistry:
     def _current(self, name: str) -> int | None:
         path = self._folder(name) / _CURRENT_FILE
         try:
-            return int(json.loads(path.read_text())["version"])
+            return int(json.loads(path.read_bytes())["version"])
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             logger.warning(
                 "%s is unreadable, so adapter %s has no current version: %r", path, name, error
             )
@@ -339,11 +336,5 @@ def _stamp(file: Path) -> _Stamp:
         found = file.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_ino, found.st_mtime_ns
-
-
-@lru_cache(maxsize=4096)
-def _read_seal(path: Path, mtime_ns: int) -> Seal:
-    """A version never changes once it is there, so its seal is read once."""
-    del mtime_ns  # only part of the key: a deleted version's number may be given out again
-    return Seal.model_validate_json(path.read_bytes())
+    # A copy keeps the time of its content, never the time at which it was made.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,6 +1,9 @@
 """The registry on a real volume: a version appears whole, never changes, and one of them is current."""
 
+import os
+import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,16 +68,16 @@ def test_what_does_not_exist(registry: AdapterRegistry, volume: Volume, ref: str
     assert caught.value.extra == {"adapters": ["yoda"]}
 
 
-def test_what_was_resolved_is_found_as_long_as_it_is_that(
+def test_what_was_read_is_found_as_long_as_it_is_that(
     registry: AdapterRegistry, volume: Volume
 ) -> None:
-    first = publish(registry, volume, "yoda", "job-1")
-    second = publish(registry, volume, "yoda", "job-2")
-    registry.promote("yoda", 1)
-    assert registry.find("yoda") is registry.find("yoda@1") is None, "not asked before"
-    assert (registry.resolve("yoda"), registry.resolve("yoda@1")) == (first, first)
-    assert (registry.find("yoda"), registry.find("yoda@1")) == (first, first)
     another_process = AdapterRegistry(volume)
+    first = publish(another_process, volume, "yoda", "job-1")
+    second = publish(another_process, volume, "yoda", "job-2")
+    another_process.promote("yoda", 1)
+    assert registry.find("yoda") is registry.find("yoda@1") is None, "not read before"
+    assert registry.resolve("yoda") == first
+    assert registry.find("yoda") == registry.find("yoda@1") == first
     another_process.promote("yoda", 2)
     assert registry.find("yoda") is None
     assert registry.resolve("yoda") == registry.find("yoda") == second
@@ -84,24 +87,104 @@ def test_what_was_resolved_is_found_as_long_as_it_is_that(
         registry.resolve("yoda@1")
     another_process.promote("yoda", None)
     assert registry.find("yoda") is None
+    assert registry.find("yoda@2") == second
 
 
-def test_a_change_while_it_is_resolved_is_seen(
+@pytest.mark.parametrize("ref", ["", "@", "@1", "nobody", "yoda@2", "yoda@x", "../yoda", "base"])
+def test_what_does_not_exist_is_not_found(
+    registry: AdapterRegistry, volume: Volume, ref: str
+) -> None:
+    publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    assert registry.find(ref) is None
+
+
+def test_a_change_that_leaves_no_mark_on_the_file_is_seen(
+    registry: AdapterRegistry, volume: Volume
+) -> None:
+    """Older kernels' timestamps stand still for 4 ms, in which ext4 gives a freed inode out again."""
+    for _ in range(2):
+        publish(registry, volume, "yoda")
+    registry.promote("yoda", 1)
+    assert registry.resolve("yoda").version == 1
+    current = volume.adapters / "yoda" / "current.json"
+    before = current.stat()
+    current.write_text(current.read_text().replace("1", "2"))
+    os.utime(current, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert registry.resolve("yoda").version == 2
+    assert registry.find("yoda") == registry.resolve("yoda")
+
+
+def test_a_number_whose_folder_was_replaced_is_another_version(
+    registry: AdapterRegistry, volume: Volume, tmp_path: Path
+) -> None:
+    """Not by the product; copies from a backup, or from an image, have the timestamps that they had there."""
+    version = publish(registry, volume, "yoda", "mine")
+    registry.promote("yoda", 1)
+    assert registry.resolve("yoda@1").seal.job_id == "mine"
+    mtime_ns = (version.path / SEAL_FILE).stat().st_mtime_ns
+    shutil.rmtree(volume.adapters / "yoda")
+    box = stage(tmp_path / "box" / "yoda", "another")
+    os.utime(box / SEAL_FILE, ns=(mtime_ns, mtime_ns))
+    registry.seed(tmp_path / "box")
+    assert (version.path / SEAL_FILE).stat().st_mtime_ns == mtime_ns
+    assert registry.find("yoda") is registry.find("yoda@1") is None
+    assert registry.resolve("yoda@1").seal.job_id == "another"
+    assert registry.resolve("yoda") == registry.find("yoda") == registry.find("yoda@1")
+
+
+def test_links_are_followed(registry: AdapterRegistry, volume: Volume, tmp_path: Path) -> None:
+    versions = volume.adapters / "yoda" / "versions"
+    versions.mkdir(parents=True)
+    (versions / "1").symlink_to(stage(tmp_path / "old", "old"))
+    registry.promote("yoda", 1)
+    assert registry.resolve("yoda").seal.job_id == "old"
+    (versions / "1").unlink()
+    (versions / "1").symlink_to(stage(tmp_path / "new", "new"))
+    assert registry.find("yoda") is registry.find("yoda@1") is None
+    assert registry.resolve("yoda").seal.job_id == "new"
+    (versions / "1").unlink()
+    (versions / "1").symlink_to(tmp_path / "nowhere")
+    assert registry.find("yoda") is None
+    with pytest.raises(NotFoundError):
+        registry.resolve("yoda")
+
+
+def test_a_version_replaced_and_deleted_while_it_is_resolved_hides_no_other(
     registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    versions = [publish(registry, volume, "yoda") for _ in range(2)]
+    for _ in range(2):
+        publish(registry, volume, "yoda")
     registry.promote("yoda", 1)
     read = registry.version
 
-    def promoted_meanwhile(name: str, number: int) -> AdapterVersion:
+    def replaced_meanwhile(name: str, number: int) -> AdapterVersion:
         monkeypatch.setattr(registry, "version", read)
-        AdapterRegistry(volume).promote("yoda", 2)
+        another_process = AdapterRegistry(volume)
+        another_process.promote("yoda", 2)
+        another_process.delete("yoda", 1)
         return read(name, number)
 
-    monkeypatch.setattr(registry, "version", promoted_meanwhile)
-    assert registry.resolve("yoda") == versions[0]
-    assert registry.find("yoda") is None
-    assert registry.resolve("yoda") == registry.find("yoda") == versions[1]
+    monkeypatch.setattr(registry, "version", replaced_meanwhile)
+    assert registry.resolve("yoda").version == 2
+
+
+def test_a_folder_that_goes_while_it_is_read_is_not_there(
+    registry: AdapterRegistry, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("wenyan", "yoda"):
+        publish(registry, volume, name)
+    iterdir = Path.iterdir
+
+    def gone_meanwhile(path: Path) -> Iterator[Path]:
+        if path.parent.name == "yoda":
+            shutil.rmtree(path.parent, ignore_errors=True)
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", gone_meanwhile)
+    assert [a.name for a in registry.all()] == ["wenyan"]
+    with pytest.raises(NotFoundError):
+        registry.get("yoda")
 
 
 def test_promoting_what_does_not_exist(registry: AdapterRegistry, volume: Volume) -> None:
@@ -156,7 +239,9 @@ def test_what_does_not_belong_there_is_passed_over(
         registry.version("yoda", 10**300)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": "x"}', '{"version": 7}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"version": "x"}', '{"version": 7}', '{"version": 1e999}']
+)
 def test_an_unreadable_current_is_none(
     registry: AdapterRegistry, volume: Volume, content: str
 ) -> None:
