@@ -22,9 +22,19 @@ RANKS = (3, 30, 8)
 
 
 class Case:
-    """A step of two prompts (one in its second chunk) and single tokens, over three adapters and the base."""
+    """A step of two prompts (one in its second chunk) and single tokens, over three adapters and the base.
 
-    def __init__(self, sizes: list[int], *, has_adapters: bool = True, width: int = 48) -> None:
+    `num_tokens`: instead that many single tokens, of all adapters in no order.
+    """
+
+    def __init__(
+        self,
+        sizes: list[int],
+        *,
+        has_adapters: bool = True,
+        width: int = 48,
+        num_tokens: int | None = None,
+    ) -> None:
         torch.manual_seed(0)
         self.bank = LoraBank(width=width, num_slots=4, dtype=torch.float32, device=DEVICE)
         self.projection = StackedProjection(
@@ -42,23 +52,28 @@ class Case:
                 },
             )
             for rank in ((width - 50, *RANKS) if width > 128 else RANKS)
-        ][-3:]
+        ]
         spans = [Span(0, 20, 0, 0), Span(20, 1, 16, 30), Span(21, 3, 18, 50), Span(24, 1, 0, 75)]
-        owners = [slots[0], 0, slots[1], slots[2]] if has_adapters else [0] * 4
+        owners = [slots[-3], 0, *slots[-2:]] if has_adapters else [0] * 4
+        if num_tokens is not None:
+            spans = [Span(i, 1, 0, i) for i in range(num_tokens)]
+            # The last first, so that one token is enough to have an adapter.
+            owners = [[slots[-1], 0, *slots][7 * i % (len(slots) + 2)] for i in range(num_tokens)]
+        num_tokens = num_tokens or 25
         step = Step(
-            token_ids=[0] * 25,
-            sources=[-1] * 25,
+            token_ids=[0] * num_tokens,
+            sources=[-1] * num_tokens,
             positions=[p for s in spans for p in range(s.position, s.num_keys)],
             slots=[o for s, o in zip(spans, owners, strict=True) for _ in range(s.length)],
             spans=spans,
-            last_rows=[19, 20, 23, 24],
+            last_rows=[s.start + s.length - 1 for s in spans],
         )
-        ids = torch.zeros(25, dtype=torch.long, device=DEVICE)
+        ids = torch.zeros(num_tokens, dtype=torch.long, device=DEVICE)
         self.reference = Operations(self.bank)
         self.kernels = Kernels(self.bank)
         self.batch = self.reference.prepare(step, ids)
         self.packed = self.kernels.prepare(step, ids)
-        self.x = torch.randn(25, HIDDEN, device=DEVICE)
+        self.x = torch.randn(num_tokens, HIDDEN, device=DEVICE)
 
     def z(self, operations: Operations, batch: Batch) -> torch.Tensor:
         return operations.project(self.projection, self.x, batch)
@@ -122,6 +137,48 @@ def test_rotate_and_store(is_separate: bool, num_kv_heads: int, has_adapters: bo
     assert not results[0][1][30 + 17].any()
 
 
+# Tiles of 16 and 64 rows, blocks of 16 and 32 columns; with 64 and 128 the last block of outputs is whole, with 96 not.
+@pytest.mark.parametrize(
+    ("num_tokens", "width", "head_dim"),
+    [
+        *[(1, 41, 64), (1, 64, 96), (2, 48, 128), (3, 48, 64), (3, 512, 96), (16, 64, 128)],
+        *[(17, 41, 96), (64, 64, 64), (64, 300, 64), (65, 48, 64), (65, 300, 96), (130, 41, 128)],
+        *[(192, 64, 96), (193, 64, 64), (193, 300, 96)],
+    ],
+)
+@torch.no_grad()
+def test_any_number_of_tokens_in_any_order(num_tokens: int, width: int, head_dim: int) -> None:
+    size = head_dim if head_dim != 96 else 70
+    rotary = [random(num_tokens, head_dim // 2) for _ in range(2)]
+    residual = random(num_tokens, size)
+
+    def results(sizes: list[int], has_kernels: bool) -> list[torch.Tensor]:
+        case = Case(sizes, width=width, num_tokens=num_tokens)
+        case.x.mul_(0.1)
+        operations = case.kernels if has_kernels else case.reference
+        batch = case.packed if has_kernels else case.batch
+        z = case.z(operations, batch)
+        store = torch.zeros(2, num_tokens, 1, head_dim, device=DEVICE)
+        if sum(sizes) == size:
+            return [operations.add(residual.clone(), z, case.projection, batch)]
+        if sum(sizes) == 2 * size:
+            return [operations.gate(z, case.projection, batch, torch.float32)]
+        query = operations.rotate_and_store(
+            z, case.projection, batch, (rotary[0], rotary[1]), (store[0], store[1])
+        )
+        return [query, store]
+
+    for sizes in (
+        [size],
+        [2 * size],
+        [size, size],
+        [4 * head_dim],
+        [2 * head_dim] + 2 * [head_dim],
+    ):
+        for actual, expected in zip(results(sizes, True), results(sizes, False), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("sliding_window", [None, 5, 17])
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_attend(num_kv_heads: int, sliding_window: int | None) -> None:
@@ -148,16 +205,17 @@ def test_normalise() -> None:
     )
 
 
-def test_a_neighbours_infinity_cannot_pass() -> None:
-    case = Case([70])
+@pytest.mark.parametrize(("size", "width"), [(70, 48), (128, 64)], ids=["masks", "no masks"])
+def test_a_neighbours_infinity_cannot_pass(size: int, width: int) -> None:
+    case = Case([size], width=width)
     z = case.z(case.kernels, case.packed)
-    z[20:24, 70:] = float("inf")
+    z[20:24, size:] = float("inf")
     assert case.packed.columns is not None
     assert case.packed.bounds is not None
     case.packed.columns[:, 21:24] = case.packed.columns[:, :1]
     case.packed.bounds[0, 1] = case.packed.bounds[0].min()
     case.packed.bounds[1, 1] = case.packed.bounds[1].max()
-    out = case.kernels.add(random(25, 70), z, case.projection, case.packed)
+    out = case.kernels.add(random(25, size), z, case.projection, case.packed)
     assert torch.isfinite(out[:21]).all()
     assert torch.isfinite(out[24]).all()
     assert not torch.isfinite(out[21:24]).any(), "the neighbours were not wild after all"
