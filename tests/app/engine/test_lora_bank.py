@@ -256,13 +256,13 @@ def test_whoever_comes_and_goes_each_keeps_its_own_weights(seed: int, is_stacked
     assert num_moves, "nothing was in the way"
 
 
-class FailsAt(TorchDispatchMode):
+class FailsAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """One operation on tensors fails, of a copy of many after half are made; then whatever takes memory on a GPU."""
 
     TAKES_MEMORY = (torch.ops.aten.clone.default, torch.ops.aten.copy_.default)
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.num_left = number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
