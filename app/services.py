@@ -15,7 +15,7 @@ from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError
 
 from app.checkpoints import CheckpointFinder
-from app.engine.adapters import stay_single_threaded
+from app.engine.cpu_threads import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import load_base_model
 from app.engine.model import BaseModel

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from app.engine.adapters import stay_single_threaded
+from app.engine.cpu_threads import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import load_base_model
 from app.engine.sequence import SamplingParams, Sequence, Update

@@ -40,7 +40,9 @@ class Settings(BaseSettings):
         "in compute_dtype, faster; auto: unpacked where memory allows",
     )
     num_threads: int = Field(
-        0, ge=0, description="threads of the engine on a CPU; 0: one for each core"
+        0,
+        ge=0,
+        description="most threads of the engine on a CPU; 0: one for each core. Fewer while other processes need these",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="how much server and worker log"

@@ -7,8 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from app.engine.cpu_threads import stay_single_threaded
 from app.engine.host_tier import HostTier, LoraWeights
 from app.engine.lora_bank import LoraBank
 from app.engine.lora_reader import read_lora, unusable
@@ -20,17 +19,6 @@ from core.errors import InvalidError, UnavailableError
 _MAX_READINGS = 8
 _MAX_FORGOTTEN_S = 2.0  # a request that waits asks again at every step
 _FORGET_INTERVAL_S = 0.1
-
-
-def stay_single_threaded() -> None:
-    """Keeps torch in the calling thread from making a pool of threads; call before the engine starts.
-
-    libgomp lets waiting threads spin only while there are no more of them than processors. With a second pool in the
-    process each of the engine's small operations waits for a thread to wake: 887 tokens/s became 379.
-    """
-    torch.set_num_threads(1)
-    # A thread takes the setting over at its first parallel operation, whatever it is by then.
-    torch.ones(1 << 16).add_(1)
 
 
 @dataclass(slots=True)

@@ -1,16 +1,14 @@
 """One thread owns the model. Each turn it admits what fits, runs one step for all sequences, and delivers tokens."""
 
 import logging
-import os
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from app.engine.adapters import ResidentAdapters
+from app.engine.cpu_threads import EngineThreads, num_processors
 from app.engine.forward import PROBE_TOKENS, Forward
 from app.engine.model import BaseModel
 from app.engine.runner import Runner
@@ -45,7 +43,7 @@ class Engine:
     def __init__(self, model: BaseModel, limits: EngineLimits) -> None:
         self._model = model
         self._limits = limits
-        self._num_threads = limits.num_threads or _num_processors()
+        self._num_threads = limits.num_threads or num_processors()
         self._bank = model.create_bank(
             width=limits.lora_width or _LORA_WIDTHS[model.device.type],
             num_slots=limits.max_adapters,
@@ -214,8 +212,10 @@ class Engine:
 
     def _run(self) -> None:
         # Only here does torch use several threads: see stay_single_threaded.
-        torch.set_num_threads(self._num_threads)
+        threads = EngineThreads(self._num_threads)
+        is_cpu = self._model.device.type == "cpu"
         while self._device_fault is None and self._wait_for_work():
+            started_s, computed_s = time.monotonic(), time.thread_time()
             try:
                 self._turn()
             except Exception as error:
@@ -223,6 +223,8 @@ class Engine:
                 logger.exception("a step failed")
                 self._fail_running(error)
                 self._device_fault = self._find_device_fault()
+            if is_cpu:
+                threads.note(time.monotonic() - started_s, time.thread_time() - computed_s)
         self._fail_all(self._end())
 
     def _end(self) -> UnavailableError:
@@ -371,10 +373,3 @@ class Engine:
             self._num_queued = 0
         for sequence in left:
             self._deliver_end(sequence, FinishReason.ERROR, error)
-
-
-def _num_processors() -> int:
-    """Those that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -64,6 +64,10 @@ class Forward:
             )
         logger.info("forward pass: %s", self.way)
 
+    def first_column(self, slot: int) -> int:
+        """See LoraBank.first_column."""
+        return self._bank.first_column(slot)
+
     @property
     def way(self) -> str:
         """In words, for operators."""

@@ -83,6 +83,11 @@ class LoraBank:
     def num_free_columns(self) -> int:
         return self._regions.num_free
 
+    def first_column(self, slot: int) -> int:
+        """Where a slot's columns begin; -1: the base, which has none."""
+        columns = self._columns.get(slot)
+        return -1 if columns is None else columns.start
+
     def has_room(self, rank: int) -> bool:
         return bool(self._free_slots) and rank <= self.num_free_columns
 

@@ -54,7 +54,7 @@ class Runner:
 
     def _launch(self, work: list[Work]) -> None:
         # Neighbours then read the same columns of the bank.
-        work.sort(key=lambda w: w.sequence.slot)
+        work.sort(key=lambda w: self._forward.first_column(w.sequence.slot))
         carried = self._flights[-1].likeliest.token_ids if self._flights else None
         logits = self._forward.run(_build_step(work), carried)
         generating = [w.sequence for w in work if w.yields_token]

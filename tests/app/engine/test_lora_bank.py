@@ -85,9 +85,11 @@ def test_what_is_in_the_way_is_moved() -> None:
     right = bank.load(3, {"site": kept[1], "other": kept[1]})
     bank.unload(first)
     bank.unload(third)
+    assert [bank.first_column(slot) for slot in (0, left, right)] == [-1, 1, 4]
     new = weights(4)
     slot = bank.load(4, {"site": new})
     assert bank.num_free_columns == 0
+    assert [bank.first_column(slot) for slot in (left, right, slot)] == [0, 2, 5]
     x = torch.randn(1, 3, 6)
     bank.select([left, right, slot])
     y = site(x)
