@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _load(place, mask, EVEN: tl.constexpr):
-    """EVEN: nothing lies outside. A mask is a third of a small kernel's instructions."""
+    """EVEN: nothing lies outside, so that no mask is needed."""
     if EVEN:
         return tl.load(place)
     return tl.load(place, mask=mask, other=0)
