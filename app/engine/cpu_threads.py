@@ -80,6 +80,6 @@ class EngineThreads:
             self._is_trial, self._patience_s = False, _FIRST_TRIAL_S
 
     def _set(self, number: int) -> None:
-        logger.debug("%d of %d threads: other processes need the processors", number, self._most)
+        logger.debug("%d of %d threads, after %d", number, self._most, self.number)
         self.number = number
         self._apply(number)

@@ -1,5 +1,6 @@
 """Linear layers that read the same input (q, k and v; gate and up), multiplied as one."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -12,14 +13,15 @@ from app.engine.lora_bank import BankedLinear
 class Projection:
     """The base's layers. The sites keep views of what is fused here: what a load writes is here at once."""
 
-    def __init__(self, sites: list[BankedLinear]) -> None:
+    def __init__(self, sites: list[BankedLinear], below: Sequence[Tensor] = ()) -> None:
+        """`below`: matrices [rows, in] that follow the base's weights in what is fused."""
         self.sites = sites
         ends = list(accumulate(site.base.out_features for site in sites))
         self.outputs = [
             slice(end - site.base.out_features, end) for site, end in zip(sites, ends, strict=True)
         ]
         self.num_outputs = ends[-1]
-        self._weight, self._bias = self._fuse([])
+        self._weight, self._bias = self._fuse(below)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [tokens, in] -> [tokens, num_outputs], without adapters"""
@@ -33,10 +35,10 @@ class Projection:
         bias = None if self._bias is None else self._bias[:num_rows]
         return functional.linear(x.to(self._weight.dtype), self._weight[:num_rows], bias)
 
-    def _fuse(self, more: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """The weights and `more` below one another [rows, in], and the biases; None where they are packed."""
+    def _fuse(self, below: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """The weights and `below` under one another [rows, in], and the biases; None where they are packed."""
         bases = [site.base for site in self.sites]
-        parts = [*(base.weight for base in bases), *more]
+        parts = [*(base.weight for base in bases), *below]
         if len({part.dtype for part in parts}) > 1 or not bases[0].weight.is_floating_point():
             return None, None
         weight = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -58,16 +60,15 @@ class StackedProjection(Projection):
     """
 
     def __init__(self, sites: list[BankedLinear]) -> None:
-        super().__init__(sites)
-        self.width: int = sites[0].lora_a.shape[0]
+        super().__init__(sites, [site.lora_a for site in sites])
+        width = len(sites[0].lora_a)
         self.b = torch.cat([site.lora_b for site in sites], 1)
-        self._weight, self._bias = self._fuse([site.lora_a for site in sites])
         if self._weight is None:
             self._a = torch.cat([site.lora_a for site in sites])
         else:
             self._a = self._weight[self.num_outputs :]
         for i, (site, outputs) in enumerate(zip(sites, self.outputs, strict=True)):
-            site.lora_a = self._a[i * self.width : (i + 1) * self.width]
+            site.lora_a = self._a[i * width : (i + 1) * width]
             site.lora_b = self.b[:, outputs]
 
     def with_hidden(self, x: Tensor) -> Tensor:
