@@ -30,7 +30,7 @@ from benchmarks.load import ask_all
 from benchmarks.measuring import apart, make_requests, through_engine
 from benchmarks.report import describe_machine
 from benchmarks.serve import prepare
-from core.base_model import locate_base_model
+from core.base_model import EMBEDDED, locate_base_model
 from core.settings import Settings
 from core.volume import Volume
 from embedded.__main__ import claim_port
@@ -52,12 +52,14 @@ def main() -> None:
     args = _parse_args()
     ranks = [MIXED_RANKS[i % len(MIXED_RANKS)] for i in range(args.adapters)]
     with tempfile.TemporaryDirectory() as name:
-        base, volume = locate_base_model(args.base), Volume(Path(name) / "data")
+        root = Path(name)
+        base = root / "base" if args.base == "phi3-mini" else locate_base_model(args.base)
+        volume = Volume(root / "data")
         volume.create()
         print(apart(describe_machine), flush=True)
         cases, versions = apart(prepare, args.base, base, volume, ranks, args.requests)
         with (
-            _serving(args.base, volume, args.concurrency) as (url, engine),
+            _serving(base, volume, args.concurrency) as (url, engine),
             ProcessPoolExecutor(1, mp_context=get_context("spawn")) as client,
         ):
             requests = make_requests(url, cases, versions)
@@ -83,13 +85,13 @@ def main() -> None:
 
 
 @contextmanager
-def _serving(base: str, volume: Volume, concurrency: int) -> Iterator[tuple[str, Engine]]:
+def _serving(base: Path, volume: Volume, concurrency: int) -> Iterator[tuple[str, Engine]]:
     """The server in a thread of this process, and the engine that it asks."""
     with EmbeddedRedis(volume.root) as redis:
         settings = Settings(
             redis_url=redis.url,
             data_dir=volume.root,
-            base_model=base,
+            base_model="" if base == EMBEDDED else str(base),
             port=claim_port("127.0.0.1", 0),
             max_running=concurrency,
             log_level="WARNING",
@@ -164,7 +166,9 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=64, help="requests at once")
     parser.add_argument("--requests", type=int, default=256, help="requests in a round")
     parser.add_argument("--pairs", type=int, default=12, help="rounds of each way")
-    parser.add_argument("--base", default=Settings().base_model, help="folder or hub name")
+    parser.add_argument(
+        "--base", default=Settings().base_model, help="folder, hub name, or phi3-mini"
+    )
     parser.add_argument(
         "--queued", action="store_true", help="submit all to the engine at the same moment"
     )

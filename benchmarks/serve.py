@@ -61,15 +61,7 @@ def main() -> None:
             flush=True,
         )
         cases, versions = apart(prepare, args.base, base, volume, ranks, args.requests)
-        results = apart(measure_peft, base, cases, versions, args.sample)
-        for peer, peer_args in (
-            (measure_continuous_batching, (base, cases, args.concurrency)),
-            (measure_vllm, (base, cases, versions, args.concurrency)),
-        ):
-            try:
-                results += apart(peer, *peer_args)
-            except SkippedError as error:
-                print(f"  skipped: {error}", flush=True)
+        results = [] if args.no_peers else _measure_peers(args, base, cases, versions)
         results += apart(_measure_engine, base, cases, versions, args.concurrency)
         if args.zipf:
             apart(_measure_zipf, args.zipf, base, cases, versions[0], args.concurrency)
@@ -77,8 +69,9 @@ def main() -> None:
             with running_service(base, volume, args.concurrency) as url:
                 run = partial(through_http, url, cases, versions, args.concurrency)
                 results.append(measure("service over HTTP", cases, run, rounds=2))
-    print_table(results)
-    print_agreement(results[0], next(r for r in results if r.way == "engine"))
+    if not args.no_peers:
+        print_table(results)
+        print_agreement(results[0], next(r for r in results if r.way == "engine"))
 
 
 def prepare(
@@ -91,6 +84,21 @@ def prepare(
     prompt = seal_prompt(Prompt(system=None, template="{text}"), tokenizer)
     cases = make_cases(PromptRenderer(tokenizer, prompt), num_requests, len(ranks))
     return cases, make_adapters(volume, load_reference(base), ranks, prompt, base)
+
+
+def _measure_peers(
+    args: argparse.Namespace, base: Path, cases: list[Case], versions: list[AdapterVersion]
+) -> list[Result]:
+    results = apart(measure_peft, base, cases, versions, args.sample)
+    for peer, peer_args in (
+        (measure_continuous_batching, (base, cases, args.concurrency)),
+        (measure_vllm, (base, cases, versions, args.concurrency)),
+    ):
+        try:
+            results += apart(peer, *peer_args)
+        except SkippedError as error:
+            print(f"  skipped: {error}", flush=True)
+    return results
 
 
 def _measure_engine(
@@ -140,6 +148,7 @@ def _parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--sample", type=int, default=16, help="requests that (a) serves; 0: all")
     parser.add_argument("--zipf", type=int, default=0, help="versions in the test of many adapters")
+    parser.add_argument("--no-peers", action="store_true", help="leave (a), (b) and the others out")
     parser.add_argument("--no-http", action="store_true", help="leave the service over HTTP out")
     return parser.parse_args()
 

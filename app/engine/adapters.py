@@ -1,46 +1,34 @@
-"""Which adapter versions are resident: read from the volume, checked, loaded, pinned while used, evicted LRU."""
+"""Which adapter versions are resident: loaded, judged by their first answer, pinned while used, evicted LRU."""
 
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.engine.cpu_threads import stay_single_threaded
-from app.engine.host_tier import HostTier, LoraWeights
+import torch
+
+from app.engine.adapter_loader import AdapterLoader, Key
+from app.engine.host_tier import HostTier, KeptWeights
 from app.engine.lora_bank import LoraBank
-from app.engine.lora_reader import read_lora, unusable
+from app.engine.lora_reader import unusable
 from app.engine.stats import EngineStats
 from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, UnavailableError
-
-# Weights that were read and wait for room lie outside the bounds of bank and host tier.
-_MAX_READINGS = 8
-_MAX_FORGOTTEN_S = 2.0  # a request that waits asks again at every step
-_FORGET_INTERVAL_S = 0.1
 
 
 @dataclass(slots=True)
 class _Resident:
     slot: int
     rank: int
-    unproven: LoraWeights | None  # until its first answer was finite
+    unproven: KeptWeights | None  # until its first answer was finite
     pins: int = 0
     last_used: float = 0.0
     is_rejected: bool = False
 
 
-@dataclass(slots=True)
-class _Reading:
-    """Files that are being read, or were and wait for room."""
-
-    future: Future[LoraWeights]
-    keep_until: float  # by the monotonic clock, unless somebody asks again
-
-
 class ResidentAdapters:
-    """Owned by the engine's thread, apart from reading files, which a loader thread does.
+    """Owned by the engine's thread, apart from what says otherwise.
 
     A version is known by its reference and its content: a number that is given out again is another adapter.
     """
@@ -54,23 +42,16 @@ class ResidentAdapters:
         max_wait_s: float,
         host_bytes: int,
     ) -> None:
-        """`wake()` is called once files are read. `host_bytes`: of weights that are kept in host memory once they left
+        """`wake()` is called once weights are here. `host_bytes`: of weights that are kept in host memory once they left
         the bank."""
         self._bank = bank
         self._stats = stats
-        self._wake = wake
         self._max_wait_s = max_wait_s
         self._tier = HostTier(host_bytes)
-        self._residents: dict[tuple[str, str], _Resident] = {}
+        self._loader = AdapterLoader(bank, self._tier, wake=wake)
+        self._residents: dict[Key, _Resident] = {}
         # The smallest rank that found no room since an adapter was last left: many ask, at every step.
         self._too_large = math.inf
-        self._reading: dict[tuple[str, str], _Reading] = {}
-        self._forget_at = 0.0
-        self._loader = ThreadPoolExecutor(
-            1, thread_name_prefix="adapter-loader", initializer=stay_single_threaded
-        )
-        # Its thread begins now, before the engine's sets its own number.
-        self._loader.submit(int).result()
 
     @property
     def refs(self) -> list[str]:
@@ -128,45 +109,24 @@ class ResidentAdapters:
         Raises InvalidError `adapter_unusable`, or NotFoundError `adapter_not_found`.
         """
         key = _key(version)
-        if key not in self._residents and key not in self._tier:
-            self._forget_readings()
-            reading = self._reading.get(key)
-            reading = reading or self._start_reading(key, version, self._max_wait_s)
-            try:
-                reading.future.result()
-            except Exception:  # memory ran out, say: the next request may have better luck
-                self._reading.pop(key, None)
-                raise
+        if key not in self._residents:
+            self._loader.read(key, version, keep_s=self._max_wait_s)
 
     def check(self, folder: Path) -> None:
         """Raises InvalidError `adapter_unusable` where `folder` could not be made resident. Any thread."""
-        self._loader.submit(read_lora, folder, self._bank).result()
+        self._loader.check(folder)
 
     def close(self) -> None:
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._loader.close()
 
-    def _install(
-        self, key: tuple[str, str], version: AdapterVersion, waiting_since: float
-    ) -> _Resident | None:
-        weights = self._tier.get(key)
-        is_known = weights is not None
-        if weights is None:
-            reading = self._reading.get(key)
-            if reading is None:
-                if time.monotonic() >= self._forget_at:
-                    self._forget_readings()
-                if len(self._reading) >= _MAX_READINGS:
-                    return None
-                reading = self._start_reading(key, version)
-            reading.keep_until = max(reading.keep_until, time.monotonic() + _MAX_FORGOTTEN_S)
-            if not reading.future.done():
-                return None
-            if reading.future.exception() is not None:
-                self._reading.pop(key, None)  # the next request may have better luck
-            weights = reading.future.result()
+    def _install(self, key: Key, version: AdapterVersion, waiting_since: float) -> _Resident | None:
+        delivery = self._loader.fetch(key, version)
+        if delivery is None:
+            return None
+        weights = delivery.weights
         if not self._make_room(weights.rank):
             if time.monotonic() - waiting_since > self._max_wait_s:
-                self._reading.pop(key, None)
+                self._loader.drop(key)
                 raise UnavailableError(
                     f"adapter {version.ref} found no room for its rank {weights.rank} in "
                     f"{self._max_wait_s:g} s: all {self._bank.width} columns are in use",
@@ -174,16 +134,23 @@ class ResidentAdapters:
                     retry_after_s=5,
                 )
             return None
-        self._reading.pop(key, None)
+        self._loader.drop(key)
         started = time.monotonic()
         slot = self._bank.load(weights.rank, weights.sites)
+        if (
+            weights.data.is_cuda
+        ):  # memory of the loader's stream, which must not have it back before
+            weights.data.record_stream(torch.cuda.current_stream())
         if version.is_checkpoint:
             self._drop_older(version)
         self._stats.num_adapter_loads += 1
-        self._stats.num_adapter_host_hits += is_known
+        self._stats.num_adapter_host_hits += delivery.is_known
         self._stats.num_adapter_host_bytes = self._tier.num_bytes
+        self._stats.adapter_read_seconds += delivery.read_s
         self._stats.adapter_load_seconds += time.monotonic() - started
-        resident = _Resident(slot, weights.rank, unproven=None if is_known else weights)
+        resident = _Resident(
+            slot, weights.rank, unproven=None if delivery.is_known else delivery.kept
+        )
         self._residents[key] = resident
         return resident
 
@@ -195,29 +162,6 @@ class ResidentAdapters:
                 self._tier.drop(key)
                 if key in self._residents and not self._residents[key].pins:
                     self._evict(key)
-
-    def _start_reading(
-        self, key: tuple[str, str], version: AdapterVersion, keep_s: float = 0.0
-    ) -> _Reading:
-        future = self._loader.submit(self._read, version.path)
-        reading = self._reading[key] = _Reading(future, time.monotonic() + keep_s)
-        future.add_done_callback(lambda _: self._wake())
-        return reading
-
-    def _forget_readings(self) -> None:
-        """Weights that nobody fetched, since who asked for them has gone, must not stay in memory."""
-        now = time.monotonic()
-        self._forget_at = now + _FORGET_INTERVAL_S
-        for key, reading in list(self._reading.items()):
-            if reading.future.done() and reading.keep_until < now:
-                self._reading.pop(key, None)
-
-    def _read(self, folder: Path) -> LoraWeights:
-        started = time.monotonic()
-        try:
-            return read_lora(folder, self._bank)
-        finally:
-            self._stats.adapter_read_seconds += time.monotonic() - started
 
     def _make_room(self, rank: int) -> bool:
         """Evicts unused adapters, the longest unused first, until `rank` columns are free, or none at all."""
@@ -237,10 +181,10 @@ class ResidentAdapters:
             return False
         return True
 
-    def _evict(self, key: tuple[str, str]) -> None:
+    def _evict(self, key: Key) -> None:
         self._bank.unload(self._residents.pop(key).slot)
         self._stats.num_adapter_evictions += 1
 
 
-def _key(version: AdapterVersion) -> tuple[str, str]:
+def _key(version: AdapterVersion) -> Key:
     return version.ref, version.seal.content_sha256

@@ -2,21 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from torch import Tensor
+from app.engine.lora_weights import LockedWeights, LoraWeights
 
-
-@dataclass(frozen=True, slots=True)
-class LoraWeights:
-    """An adapter's weights, ready for the bank: site -> (A [rank, in], B [rank, out], scaled)."""
-
-    rank: int
-    sites: dict[str, tuple[Tensor, Tensor]]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(t.numel() * t.itemsize for pair in self.sites.values() for t in pair)
+# Where a GPU is to have them, page-locked.
+KeptWeights = LoraWeights | LockedWeights
 
 
 class HostTier:
@@ -25,7 +15,7 @@ class HostTier:
     def __init__(self, max_bytes: int) -> None:
         self.num_bytes = 0
         self._max_bytes = max_bytes
-        self._weights: OrderedDict[tuple[str, str], LoraWeights] = OrderedDict()
+        self._weights: OrderedDict[tuple[str, str], KeptWeights] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._weights)
@@ -34,13 +24,13 @@ class HostTier:
         """The keys, as they are now."""
         return iter(list(self._weights))
 
-    def get(self, key: tuple[str, str]) -> LoraWeights | None:
+    def get(self, key: tuple[str, str]) -> KeptWeights | None:
         weights = self._weights.get(key)
         if weights is not None:
             self._weights.move_to_end(key)
         return weights
 
-    def put(self, key: tuple[str, str], weights: LoraWeights) -> None:
+    def put(self, key: tuple[str, str], weights: KeptWeights) -> None:
         if key in self._weights:
             return
         self._weights[key] = weights

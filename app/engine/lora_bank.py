@@ -11,19 +11,15 @@ any time: kernels multiply a neighbour's by zero. Compare Punica (Chen et al. 20
 al. 2023, arXiv:2311.03285), which gather instead of masking.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from app.engine.kv_cache import RegionAllocator
 from app.engine.lora_update import LoraUpdate, MaskedUpdate, SparseUpdate
+from app.engine.lora_weights import SiteWeights
 
 # How much faster a CPU multiplies with a column when it multiplies all tokens with it.
 _DENSE_GAIN = 3
-
-# site -> (A [rank, in], B [rank, out]) with the scaling folded into B
-SiteWeights = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class BankedLinear(nn.Module):
@@ -33,11 +29,10 @@ class BankedLinear(nn.Module):
         super().__init__()
         self.base = base
         self._bank = bank
-        dtype, device = bank.dtype, base.weight.device
-        a_dtype = SparseUpdate.A_DTYPE if device.type == "cpu" else dtype
-        self.lora_a = torch.zeros(bank.width, base.in_features, dtype=a_dtype, device=device)
-        self.lora_b = torch.zeros(bank.width, base.out_features, dtype=dtype, device=device)
-        self.num_adapters = 0  # resident adapters that target this layer
+        device = base.weight.device
+        self.lora_a = torch.zeros(bank.width, base.in_features, dtype=bank.a_dtype, device=device)
+        self.lora_b = torch.zeros(bank.width, base.out_features, dtype=bank.dtype, device=device)
+        self.slots: set[int] = set()  # of the adapters that target this layer
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
@@ -51,7 +46,7 @@ class BankedLinear(nn.Module):
 
     def add_update(self, y: Tensor, x: Tensor) -> None:
         """Adds to y [tokens, out] what the step's adapters make of x [tokens, in]."""
-        if self._bank.update is not None and self.num_adapters:
+        if self._bank.update is not None and self.slots:
             self._bank.update.add_to(y, x, self.lora_a, self.lora_b)
 
 
@@ -63,6 +58,7 @@ class LoraBank:
     ) -> None:
         self.width = width
         self.dtype = dtype
+        self.a_dtype = SparseUpdate.A_DTYPE if device.type == "cpu" else dtype
         self.device = device
         self.sites: dict[str, BankedLinear] = {}
         self.update: LoraUpdate | None = None  # of the step; None: nobody needs an adapter
@@ -72,7 +68,6 @@ class LoraBank:
         self._free_slots = list(range(num_slots, 0, -1))
         self._regions = RegionAllocator(width)
         self._columns: dict[int, range] = {}  # of each slot
-        self._slot_sites: dict[int, list[str]] = {}
 
     def wrap(self, name: str, linear: nn.Linear) -> BankedLinear:
         """Makes `linear` a site of this bank."""
@@ -99,11 +94,10 @@ class LoraBank:
             start = self._regions.allocate(rank)
             assert start is not None
         slot = self._free_slots.pop()
-        self._columns[slot], self._slot_sites[slot] = range(start, start + rank), []
+        self._columns[slot] = range(start, start + rank)
         try:
             for name in weights:
-                self.sites[name].num_adapters += 1
-                self._slot_sites[slot].append(name)
+                self.sites[name].slots.add(slot)
             self._write(self._columns[slot], weights)
             self._set_bounds(slot, start, start + rank)
         except RuntimeError:  # out of device memory
@@ -114,8 +108,8 @@ class LoraBank:
     def unload(self, slot: int) -> None:
         """Frees an adapter's columns. Call only when no running sequence uses it."""
         columns = self._columns.pop(slot)
-        for name in self._slot_sites.pop(slot):
-            self.sites[name].num_adapters -= 1
+        for site in self.sites.values():
+            site.slots.discard(slot)
         self._regions.release(columns.start, len(columns))
         self._free_slots.append(slot)
         self._set_bounds(slot, self.width, 0)
@@ -129,15 +123,14 @@ class LoraBank:
         sources: list[Tensor] = []
         emptied: list[Tensor] = []
         for name, site in self.sites.items():
-            pair = weights.get(name)
-            for side, rows in enumerate(site.weights_of(columns)):
-                # A site may have a smaller rank than the largest.
-                num_own = len(pair[side]) if pair else 0
-                if num_own < len(rows):
-                    emptied.append(rows[num_own:])
-                if pair:
-                    targets.append(rows[:num_own])
-                    sources.append(pair[side])
+            pair = weights.get(name, ())
+            # A site may have a smaller rank than the largest.
+            num_own = pair[0].shape[0] if pair else 0
+            if num_own < len(columns):
+                emptied += site.weights_of(columns[num_own:])
+            if pair:
+                targets += site.weights_of(columns[:num_own])
+                sources += pair
         if targets:
             torch._foreach_copy_(targets, sources)
         if emptied:

@@ -7,12 +7,10 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor
 
-from app.engine.host_tier import LoraWeights
 from app.engine.lora_bank import LoraBank
+from app.engine.lora_weights import LoraLayout, LoraWeights
+from app.engine.safetensors_file import read_tensors
 from core.adapter_version import CONFIG_FILE, WEIGHTS_FILE
 from core.errors import InvalidError, NotFoundError
 
@@ -103,9 +101,8 @@ def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
     """
     try:
         config = _PeftConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-        # Not mapped into memory: the file may be removed while the weights are in use, from another machine too.
-        tensors = load((folder / WEIGHTS_FILE).read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = read_tensors(folder / WEIGHTS_FILE)
+    except (OSError, ValueError) as error:
         if not folder.exists():
             raise NotFoundError(
                 "the adapter was removed before it was read", code="adapter_not_found"
@@ -114,37 +111,48 @@ def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
     faults = config.faults()
     if faults:
         raise unusable(faults)
-    sites: dict[str, tuple[Tensor, Tensor]] = {}
-    names = sorted({_site_name(key) for key in tensors})
-    for name in names:
+    shapes: dict[str, tuple[int, int, int]] = {}
+    every_a, every_b = [], []
+    for name in sorted({_site_name(key) for key in tensors}):
         site = bank.sites.get(name)
         a = tensors.pop(f"base_model.model.{name}.lora_A.weight", None)
         b = tensors.pop(f"base_model.model.{name}.lora_B.weight", None)
         if site is None or a is None or b is None:
             faults.append(f"{name}: not a LoRA pair on a linear layer of this base model")
             continue
-        rank = a.shape[0] if a.ndim else 0
-        expected = (rank, site.base.in_features), (site.base.out_features, rank)
+        rank, num_in, num_out = (
+            len(a) if a.ndim else 0,
+            site.base.in_features,
+            site.base.out_features,
+        )
+        expected = (rank, num_in), (num_out, rank)
         if not rank or (tuple(a.shape), tuple(b.shape)) != expected:
             faults.append(
                 f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)}, expected {expected}"
             )
             continue
-        # As the bank holds them. Checked then: what is finite in float32 may not be in float16, or after scaling.
-        a = a.to(site.lora_a.dtype)
-        b = (b.T.float() * config.scaling(name, rank)).to(site.lora_b.dtype).contiguous()
-        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-            faults.append(f"{name}: weights that are not finite in {b.dtype}")
-        sites[name] = (a, b)
+        shapes[name] = rank, num_in, num_out
+        every_a.append(a)
+        every_b.append(b)
     faults += [f"{key}: unexpected tensor" for key in tensors]
-    if not names:
+    if not shapes and not faults:
         faults.append("it holds no tensors")
+    layout = LoraLayout(shapes, bank.a_dtype, bank.dtype)
+    weights = LoraWeights.of(layout, torch.empty(layout.num_bytes, dtype=torch.uint8))
+    torch._foreach_copy_([a for a, _ in weights.sites.values()], every_a)
+    for (name, (_, target)), b in zip(weights.sites.items(), every_b, strict=True):
+        torch.mul(b.T.float(), config.scaling(name, len(target)), out=target)
+    # As the bank holds them: what is finite in float32 may not be in float16, or after scaling.
+    faults += [
+        f"{name}: weights that are not finite in {bank.dtype}"
+        for name, pair in weights.sites.items()
+        if not all(math.isfinite(bound) for t in pair for bound in torch.aminmax(t))
+    ]
     if faults:
         raise unusable(faults)
-    rank = max(a.shape[0] for a, _ in sites.values())
-    if rank > bank.width:
-        raise unusable([f"rank {rank} is over the bank's {bank.width} columns"])
-    return LoraWeights(rank, sites)
+    if weights.rank > bank.width:
+        raise unusable([f"rank {weights.rank} is over the bank's {bank.width} columns"])
+    return weights
 
 
 def _site_name(key: str) -> str:

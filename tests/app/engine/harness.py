@@ -1,6 +1,8 @@
 """What the engine's tests share: adapters made by PEFT, requests, and plain PEFT's own answers to them."""
 
 import queue
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,10 @@ def peft_greedy(
     if adapter:
         model.unload()
     return output[0, len(prompt_ids) :].tolist()
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)

@@ -46,21 +46,6 @@ def pin(adapters: ResidentAdapters) -> Pin:
     return lambda version: adapters.pin(version, time.monotonic(), is_counted=True)
 
 
-def test_a_read_that_failed_is_tried_again(
-    tiny: Tiny, tmp_path: Path, adapters: ResidentAdapters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = make_adapter(tmp_path, tiny.reference, "a", r=2, target_modules=["o_proj"])
-
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("app.engine.adapters.read_lora", fail)
-        with pytest.raises(MemoryError):
-            adapters.read(version)
-    adapters.read(version)
-
-
 def test_a_rank_that_finds_no_room_keeps_nobody_smaller_out(
     make: Callable[..., AdapterVersion], pin: Pin
 ) -> None:

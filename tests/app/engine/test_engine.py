@@ -24,6 +24,7 @@ from tests.app.engine.harness import (
     make_request,
     peft_greedy,
     start_engine,
+    wait_until,
 )
 
 PROMPT = [100, 200, 300, 400]
@@ -67,13 +68,6 @@ def slow_down(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         return run(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine._forward, "run", run_slowly)
-
-
-def wait_until(condition: "threading.Event | object", timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_hot_swap_leaves_running_tokens_unchanged(
@@ -212,7 +206,7 @@ def test_a_load_that_failed_once_leaves_nothing_behind(
     columns = engine.stats().num_free_lora_columns
     with monkeypatch.context() as patch:
         if place == "read_lora":
-            patch.setattr("app.engine.adapters.read_lora", fail)
+            patch.setattr("app.engine.adapter_loader.read_lora", fail)
         else:
             site = list(engine._bank.sites.values())[1]
             patch.setattr(site, "lora_b", site.lora_b[:, :1])
@@ -224,19 +218,6 @@ def test_a_load_that_failed_once_leaves_nothing_behind(
     engine.submit(again.sequence)
     assert again.result().token_ids == peft_greedy(tiny.reference, PROMPT, tiny.adapters[0], 20)
     assert neighbour.result().token_ids == peft_greedy(tiny.reference, PROMPT, None, 60)
-
-
-def test_weights_that_nobody_fetches_do_not_stay(tiny: Tiny) -> None:
-    engine = start_engine(load_nf4(tiny.folder))
-    try:
-        reading = engine._adapters._reading
-        for adapter in tiny.adapters[:2]:
-            engine._adapters._forget_readings()
-            engine._adapters._start_reading((adapter.ref, ""), adapter)
-            wait_until(lambda: all(r.future.done() for r in reading.values()))
-        assert [ref for ref, _ in reading] == [tiny.adapters[1].ref]
-    finally:
-        engine.stop()
 
 
 def test_few_adapters_are_read_ahead_of_room(
@@ -252,11 +233,11 @@ def test_few_adapters_are_read_ahead_of_room(
         others = [copy_adapter(tiny.adapters[0], tmp_path, f"n{i}") for i in range(20)]
         requests = [make_request(PROMPT, other, max_new_tokens=2) for other in others]
         engine.submit(*(r.sequence for r in requests))
-        reading = engine._adapters._reading
-        wait_until(lambda: len(reading) == 8 and all(r.future.done() for r in reading.values()))
+        errands = engine._adapters._loader._errands
+        wait_until(lambda: len(errands) == 8 and all(e.future.done() for e in errands.values()))
         steps = engine.stats().num_steps
         wait_until(lambda: engine.stats().num_steps > steps + 2)
-        assert len(reading) == 8
+        assert len(errands) == 8
         engine.cancel(holder.sequence)
         expected = peft_greedy(tiny.reference, PROMPT, tiny.adapters[0], 2)
         for request in requests:

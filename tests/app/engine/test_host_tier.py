@@ -2,11 +2,13 @@
 
 import torch
 
-from app.engine.host_tier import HostTier, LoraWeights
+from app.engine.host_tier import HostTier
+from app.engine.lora_weights import LoraLayout, LoraWeights
 
 
 def weights(num_values: int) -> LoraWeights:
-    return LoraWeights(1, {"s": (torch.zeros(num_values - 1), torch.zeros(1))})
+    layout = LoraLayout({"s": (1, num_values - 1, 1)}, torch.float32, torch.float32)
+    return LoraWeights.of(layout, torch.zeros(layout.num_bytes, dtype=torch.uint8))
 
 
 def test_the_longest_unused_go_first() -> None:

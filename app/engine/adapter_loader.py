@@ -1,0 +1,148 @@
+"""Brings adapters' weights to where the bank lies, off the engine's thread: from the volume, or from host memory."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app.engine.cpu_threads import num_processors, stay_single_threaded
+from app.engine.host_tier import HostTier, KeptWeights
+from app.engine.lora_bank import LoraBank
+from app.engine.lora_reader import read_lora
+from app.engine.lora_weights import LockedWeights, LoraWeights
+from core.adapter_version import AdapterVersion
+
+# Weights that are here and wait for room lie outside the bounds of bank and host tier.
+_MAX_UNDER_WAY = 8
+_MAX_FORGOTTEN_S = 2.0  # a request that waits asks again at every step
+_FORGET_INTERVAL_S = 0.1
+# Beside a GPU; on a CPU each would take a processor from the engine.
+_NUM_GPU_THREADS = 4
+
+Key = tuple[str, str]  # an adapter version's reference, and its content
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came of reading an adapter, or of fetching it from host memory."""
+
+    weights: LoraWeights  # on the bank's device, unless that has no memory left
+    kept: KeptWeights  # the same, for host memory
+    is_known: bool  # it was in host memory already
+    read_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Errand:
+    """Weights that are under way, or are here and wait for room."""
+
+    future: Future[Delivery]
+    keep_until: float  # by the monotonic clock, unless somebody asks again
+
+
+class AdapterLoader:
+    """`fetch` and `drop` belong to the engine's thread."""
+
+    def __init__(self, bank: LoraBank, tier: HostTier, *, wake: Callable[[], None]) -> None:
+        """`wake()` is called once weights are here."""
+        self._bank = bank
+        self._tier = tier
+        self._wake = wake
+        self._errands: dict[Key, _Errand] = {}
+        self._forget_at = 0.0
+        self._stream: torch.cuda.Stream | None = None
+        num_threads = 1
+        if bank.device.type == "cuda":
+            # One for all threads: copies share a link, and each stream keeps memory of its own.
+            self._stream = torch.cuda.Stream(bank.device)  # type: ignore[no-untyped-call]
+            num_threads = min(_NUM_GPU_THREADS, num_processors())
+        self._threads = ThreadPoolExecutor(
+            num_threads, thread_name_prefix="adapter-loader", initializer=stay_single_threaded
+        )
+        # On a CPU its thread begins now, before the engine's sets its own number.
+        self._threads.submit(int).result()
+
+    def fetch(self, key: Key, version: AdapterVersion) -> Delivery | None:
+        """What the bank is to load, again and again until `drop`; None while it is under way.
+
+        Raises what `read_lora` raises.
+        """
+        errand = self._errands.get(key)
+        if errand is None:
+            kept = self._tier.get(key)
+            if kept is not None and self._stream is None:
+                return Delivery(self._move(kept), kept, is_known=True)
+            if time.monotonic() >= self._forget_at:
+                self._forget()
+            if len(self._errands) >= _MAX_UNDER_WAY:
+                return None
+            errand = self._start(key, version, kept)
+        errand.keep_until = max(errand.keep_until, time.monotonic() + _MAX_FORGOTTEN_S)
+        if not errand.future.done():
+            return None
+        if errand.future.exception() is not None:
+            self.drop(key)  # the next request may have better luck
+        return errand.future.result()
+
+    def drop(self, key: Key) -> None:
+        """What was fetched is loaded, or nobody wants it any more."""
+        self._errands.pop(key, None)
+
+    def read(self, key: Key, version: AdapterVersion, keep_s: float) -> None:
+        """Reads `version` now and keeps it for so long, unless host memory has it. Any thread.
+
+        Raises what `read_lora` raises.
+        """
+        if key in self._tier:
+            return
+        self._forget()
+        errand = self._errands.get(key) or self._start(key, version, None, keep_s)
+        try:
+            errand.future.result()
+        except Exception:  # memory ran out, say: the next request may have better luck
+            self.drop(key)
+            raise
+
+    def check(self, folder: Path) -> None:
+        """Raises InvalidError `adapter_unusable` where `folder` could not be loaded. Any thread."""
+        self._threads.submit(read_lora, folder, self._bank).result()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _start(
+        self, key: Key, version: AdapterVersion, kept: KeptWeights | None, keep_s: float = 0.0
+    ) -> _Errand:
+        future = self._threads.submit(self._deliver, version.path, kept)
+        errand = self._errands[key] = _Errand(future, time.monotonic() + keep_s)
+        future.add_done_callback(lambda _: self._wake())
+        return errand
+
+    def _deliver(self, folder: Path, kept: KeptWeights | None) -> Delivery:
+        started = time.monotonic()
+        is_known = kept is not None
+        if kept is None:
+            weights = read_lora(folder, self._bank)
+            kept = weights if self._stream is None else LockedWeights(weights)
+        read_s = 0.0 if is_known else time.monotonic() - started
+        return Delivery(self._move(kept), kept, is_known, read_s)
+
+    def _move(self, kept: KeptWeights) -> LoraWeights:
+        if self._stream is None:
+            return kept.on(self._bank.device)
+        with torch.cuda.stream(self._stream):
+            weights = kept.on(self._bank.device)
+            moved = self._stream.record_event()
+        moved.synchronize()
+        return weights
+
+    def _forget(self) -> None:
+        """Weights that nobody fetched, since who asked for them has gone, must not stay in memory."""
+        now = time.monotonic()
+        self._forget_at = now + _FORGET_INTERVAL_S
+        for key, errand in list(self._errands.items()):
+            if errand.future.done() and errand.keep_until < now:
+                self._errands.pop(key, None)
