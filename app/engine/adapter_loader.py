@@ -6,21 +6,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from app.engine.cpu_threads import num_processors, stay_single_threaded
-from app.engine.host_tier import HostTier, KeptWeights
+from app.engine.host_tier import HostTier
 from app.engine.lora_bank import LoraBank
 from app.engine.lora_reader import read_lora
-from app.engine.lora_weights import LockedWeights, LoraWeights
+from app.engine.lora_weights import LoraWeights
+from app.engine.uplink import Uplink
 from core.adapter_version import AdapterVersion
 
 # Weights that are here and wait for room lie outside the bounds of bank and host tier.
 _MAX_UNDER_WAY = 8
 _MAX_FORGOTTEN_S = 2.0  # a request that waits asks again at every step
 _FORGET_INTERVAL_S = 0.1
-# Beside a GPU; on a CPU each would take a processor from the engine.
-_NUM_GPU_THREADS = 4
+# One reads while the other copies to a GPU. More contend for the interpreter; on a CPU, with the engine for processors.
+_NUM_GPU_THREADS = 2
 
 Key = tuple[str, str]  # an adapter version's reference, and its content
 
@@ -30,7 +29,7 @@ class Delivery:
     """What came of reading an adapter, or of fetching it from host memory."""
 
     weights: LoraWeights  # on the bank's device, unless that has no memory left
-    kept: KeptWeights  # the same, for host memory
+    kept: LoraWeights  # the same, in host memory
     is_known: bool  # it was in host memory already
     read_s: float = 0.0
 
@@ -53,12 +52,8 @@ class AdapterLoader:
         self._wake = wake
         self._errands: dict[Key, _Errand] = {}
         self._forget_at = 0.0
-        self._stream: torch.cuda.Stream | None = None
-        num_threads = 1
-        if bank.device.type == "cuda":
-            # One for all threads: copies share a link, and each stream keeps memory of its own.
-            self._stream = torch.cuda.Stream(bank.device)  # type: ignore[no-untyped-call]
-            num_threads = min(_NUM_GPU_THREADS, num_processors())
+        self._uplink = Uplink(bank.device) if bank.device.type == "cuda" else None
+        num_threads = 1 if self._uplink is None else min(_NUM_GPU_THREADS, num_processors())
         self._threads = ThreadPoolExecutor(
             num_threads, thread_name_prefix="adapter-loader", initializer=stay_single_threaded
         )
@@ -73,8 +68,8 @@ class AdapterLoader:
         errand = self._errands.get(key)
         if errand is None:
             kept = self._tier.get(key)
-            if kept is not None and self._stream is None:
-                return Delivery(self._move(kept), kept, is_known=True)
+            if kept is not None and self._uplink is None:
+                return Delivery(kept, kept, is_known=True)
             if time.monotonic() >= self._forget_at:
                 self._forget()
             if len(self._errands) >= _MAX_UNDER_WAY:
@@ -114,30 +109,23 @@ class AdapterLoader:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _start(
-        self, key: Key, version: AdapterVersion, kept: KeptWeights | None, keep_s: float = 0.0
+        self, key: Key, version: AdapterVersion, kept: LoraWeights | None, keep_s: float = 0.0
     ) -> _Errand:
         future = self._threads.submit(self._deliver, version.path, kept)
         errand = self._errands[key] = _Errand(future, time.monotonic() + keep_s)
         future.add_done_callback(lambda _: self._wake())
         return errand
 
-    def _deliver(self, folder: Path, kept: KeptWeights | None) -> Delivery:
+    def _deliver(self, folder: Path, kept: LoraWeights | None) -> Delivery:
         started = time.monotonic()
         is_known = kept is not None
         if kept is None:
-            weights = read_lora(folder, self._bank)
-            kept = weights if self._stream is None else LockedWeights(weights)
+            kept = read_lora(folder, self._bank)
         read_s = 0.0 if is_known else time.monotonic() - started
-        return Delivery(self._move(kept), kept, is_known, read_s)
-
-    def _move(self, kept: KeptWeights) -> LoraWeights:
-        if self._stream is None:
-            return kept.on(self._bank.device)
-        with torch.cuda.stream(self._stream):
-            weights = kept.on(self._bank.device)
-            moved = self._stream.record_event()
-        moved.synchronize()
-        return weights
+        weights = kept
+        if self._uplink is not None:
+            weights = LoraWeights(kept.layout, self._uplink.send(kept.data))
+        return Delivery(weights, kept, is_known, read_s)
 
     def _forget(self) -> None:
         """Weights that nobody fetched, since who asked for them has gone, must not stay in memory."""

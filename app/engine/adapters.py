@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from app.engine.adapter_loader import AdapterLoader, Key
-from app.engine.host_tier import HostTier, KeptWeights
+from app.engine.host_tier import HostTier
 from app.engine.lora_bank import LoraBank
 from app.engine.lora_reader import unusable
+from app.engine.lora_weights import LoraWeights
 from app.engine.stats import EngineStats
 from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, UnavailableError
@@ -21,7 +22,7 @@ from core.errors import InvalidError, UnavailableError
 class _Resident:
     slot: int
     rank: int
-    unproven: KeptWeights | None  # until its first answer was finite
+    unproven: LoraWeights | None  # until its first answer was finite
     pins: int = 0
     last_used: float = 0.0
     is_rejected: bool = False
@@ -136,7 +137,7 @@ class ResidentAdapters:
             return None
         self._loader.drop(key)
         started = time.monotonic()
-        slot = self._bank.load(weights.rank, weights.sites)
+        slot = self._bank.load(weights)
         if (
             weights.data.is_cuda
         ):  # memory of the loader's stream, which must not have it back before

@@ -18,6 +18,7 @@ from core.errors import ServiceError
 
 _HAS_TRITON = find_spec("triton") is not None  # it comes with torch for GPUs
 if _HAS_TRITON:
+    from app.engine.column_writer import ColumnWriter, is_right
     from app.engine.graphs import DecoderGraphs
     from app.engine.kernels import Kernels
 
@@ -54,6 +55,8 @@ class Forward:
         self._graphs: DecoderGraphs | None = None
         self._probe_region = _take_probe_region(cache)
         self._operations, self._decoder = self._choose_way()
+        if self._has_kernels:
+            self._choose_writer()
         if _HAS_TRITON and self._decoder is not None and isinstance(self._operations, Kernels):
             self._graphs = DecoderGraphs(
                 self._decoder,
@@ -136,6 +139,17 @@ class Forward:
         except Exception:  # no compiler, an old device: whatever it is, plain torch serves
             logger.exception("no Triton kernels")
         return operations, decoder
+
+    def _choose_writer(self) -> None:
+        """Once the sites' matrices are where they stay."""
+        try:
+            writer = ColumnWriter(self._bank)
+            if is_right(writer, self._bank):
+                self._bank.writer = writer
+            else:
+                logger.warning("the kernel that loads adapters writes otherwise than plain copies")
+        except Exception:
+            logger.exception("adapters are loaded by plain copies")
 
     def _forward(self, batch: Batch, operations: Operations, decoder: Decoder | None) -> Tensor:
         if decoder is not None:

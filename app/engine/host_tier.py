@@ -3,10 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from app.engine.lora_weights import LockedWeights, LoraWeights
-
-# Where a GPU is to have them, page-locked.
-KeptWeights = LoraWeights | LockedWeights
+from app.engine.lora_weights import LoraWeights
 
 
 class HostTier:
@@ -15,7 +12,7 @@ class HostTier:
     def __init__(self, max_bytes: int) -> None:
         self.num_bytes = 0
         self._max_bytes = max_bytes
-        self._weights: OrderedDict[tuple[str, str], KeptWeights] = OrderedDict()
+        self._weights: OrderedDict[tuple[str, str], LoraWeights] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._weights)
@@ -24,13 +21,13 @@ class HostTier:
         """The keys, as they are now."""
         return iter(list(self._weights))
 
-    def get(self, key: tuple[str, str]) -> KeptWeights | None:
+    def get(self, key: tuple[str, str]) -> LoraWeights | None:
         weights = self._weights.get(key)
         if weights is not None:
             self._weights.move_to_end(key)
         return weights
 
-    def put(self, key: tuple[str, str], weights: KeptWeights) -> None:
+    def put(self, key: tuple[str, str], weights: LoraWeights) -> None:
         if key in self._weights:
             return
         self._weights[key] = weights

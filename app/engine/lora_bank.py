@@ -11,12 +11,14 @@ any time: kernels multiply a neighbour's by zero. Compare Punica (Chen et al. 20
 al. 2023, arXiv:2311.03285), which gather instead of masking.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from app.engine.kv_cache import RegionAllocator
 from app.engine.lora_update import LoraUpdate, MaskedUpdate, SparseUpdate
-from app.engine.lora_weights import SiteWeights
+from app.engine.lora_weights import LoraWeights, SiteWeights
 
 # How much faster a CPU multiplies with a column when it multiplies all tokens with it.
 _DENSE_GAIN = 3
@@ -62,6 +64,8 @@ class LoraBank:
         self.device = device
         self.sites: dict[str, BankedLinear] = {}
         self.update: LoraUpdate | None = None  # of the step; None: nobody needs an adapter
+        # Writes weights that lie on a GPU faster than hundreds of copies.
+        self.writer: Callable[[range, LoraWeights], None] | None = None
         # [2, slots], the first column of each and the end of its columns; without any: width and 0
         self.bounds = torch.tensor([[width], [0]], dtype=torch.int32, device=device)
         self.bounds = self.bounds.repeat(1, num_slots + 1)
@@ -86,8 +90,9 @@ class LoraBank:
     def has_room(self, rank: int) -> bool:
         return bool(self._free_slots) and rank <= self.num_free_columns
 
-    def load(self, rank: int, weights: SiteWeights) -> int:
-        """Copies an adapter into free columns; returns its slot. Call only if `has_room(rank)`."""
+    def load(self, weights: LoraWeights) -> int:
+        """Copies an adapter into free columns; returns its slot. Call only if `has_room(weights.rank)`."""
+        rank = weights.rank
         start = self._regions.allocate(rank)
         if start is None:
             self._compact()
@@ -96,9 +101,12 @@ class LoraBank:
         slot = self._free_slots.pop()
         self._columns[slot] = range(start, start + rank)
         try:
-            for name in weights:
-                self.sites[name].slots.add(slot)
-            self._write(self._columns[slot], weights)
+            for site in weights.layout.sites:
+                self.sites[site.name].slots.add(slot)
+            if self.writer is not None and weights.data.device == self.device:
+                self.writer(self._columns[slot], weights)
+            else:
+                self.write(self._columns[slot], weights.sites)
             self._set_bounds(slot, start, start + rank)
         except RuntimeError:  # out of device memory
             self.unload(slot)
@@ -114,7 +122,7 @@ class LoraBank:
         self._free_slots.append(slot)
         self._set_bounds(slot, self.width, 0)
 
-    def _write(self, columns: range, weights: SiteWeights) -> None:
+    def write(self, columns: range, weights: SiteWeights) -> None:
         """Copies weights to `columns` of every site, and zeros to where they have none: a former owner's are still there.
 
         All copies are one call: there are hundreds.
@@ -151,10 +159,10 @@ class LoraBank:
             }
             place = range(end, end + len(columns))
             try:
-                self._write(place, weights)
+                self.write(place, weights)
                 self._set_bounds(slot, place.start, place.stop)
             except RuntimeError:  # running sequences may use it
-                self._write(columns, weights)
+                self.write(columns, weights)
                 self._set_bounds(slot, columns.start, columns.stop)
                 raise
             self._regions.release(columns.start, len(columns))

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from app.engine.lora_bank import LoraBank
-from app.engine.lora_weights import LoraLayout, LoraWeights
+from app.engine.lora_weights import LoraLayout, LoraWeights, SiteShape
 from app.engine.safetensors_file import read_tensors
 from core.adapter_version import CONFIG_FILE, WEIGHTS_FILE
 from core.errors import InvalidError, NotFoundError
@@ -111,7 +112,7 @@ def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
     faults = config.faults()
     if faults:
         raise unusable(faults)
-    shapes: dict[str, tuple[int, int, int]] = {}
+    sites: list[SiteShape] = []
     every_a, every_b = [], []
     for name in sorted({_site_name(key) for key in tensors}):
         site = bank.sites.get(name)
@@ -120,39 +121,55 @@ def read_lora(folder: Path, bank: LoraBank) -> LoraWeights:
         if site is None or a is None or b is None:
             faults.append(f"{name}: not a LoRA pair on a linear layer of this base model")
             continue
-        rank, num_in, num_out = (
-            len(a) if a.ndim else 0,
-            site.base.in_features,
-            site.base.out_features,
-        )
-        expected = (rank, num_in), (num_out, rank)
+        rank = len(a) if a.ndim else 0
+        shape = SiteShape(name, rank, site.base.in_features, site.base.out_features)
+        expected = (rank, shape.in_features), (shape.out_features, rank)
         if not rank or (tuple(a.shape), tuple(b.shape)) != expected:
             faults.append(
                 f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)}, expected {expected}"
             )
             continue
-        shapes[name] = rank, num_in, num_out
+        sites.append(shape)
         every_a.append(a)
         every_b.append(b)
     faults += [f"{key}: unexpected tensor" for key in tensors]
-    if not shapes and not faults:
+    layout = LoraLayout(tuple(sites), bank.a_dtype, bank.dtype)
+    weights = LoraWeights(layout, torch.empty(layout.num_bytes, dtype=torch.uint8))
+    if sites:
+        _convert(every_a, every_b, [config.scaling(s.name, s.rank) for s in sites], weights)
+        faults += _not_finite(weights)
+    elif not faults:
         faults.append("it holds no tensors")
-    layout = LoraLayout(shapes, bank.a_dtype, bank.dtype)
-    weights = LoraWeights.of(layout, torch.empty(layout.num_bytes, dtype=torch.uint8))
-    torch._foreach_copy_([a for a, _ in weights.sites.values()], every_a)
-    for (name, (_, target)), b in zip(weights.sites.items(), every_b, strict=True):
-        torch.mul(b.T.float(), config.scaling(name, len(target)), out=target)
-    # As the bank holds them: what is finite in float32 may not be in float16, or after scaling.
-    faults += [
-        f"{name}: weights that are not finite in {bank.dtype}"
-        for name, pair in weights.sites.items()
-        if not all(math.isfinite(bound) for t in pair for bound in torch.aminmax(t))
-    ]
     if faults:
         raise unusable(faults)
     if weights.rank > bank.width:
         raise unusable([f"rank {weights.rank} is over the bank's {bank.width} columns"])
     return weights
+
+
+def _convert(
+    every_a: list[Tensor], every_b: list[Tensor], scales: list[float], weights: LoraWeights
+) -> None:
+    """Few calls for all matrices: each call leaves the interpreter to another thread and waits to have it back."""
+    torch._foreach_copy_([a for a, _ in weights.sites.values()], every_a)
+    scaled = [b if b.dtype is torch.float32 else b.float() for b in every_b]
+    torch._foreach_mul_(scaled, scales)
+    torch._foreach_copy_([b.T for _, b in weights.sites.values()], scaled)
+
+
+def _not_finite(weights: LoraWeights) -> list[str]:
+    """As the bank holds them: what is finite in float32 may not be in float16, or after scaling."""
+
+    def is_finite(part: Tensor) -> bool:
+        return all(math.isfinite(bound) for bound in torch.aminmax(part))
+
+    if all(is_finite(part) for part in weights.layout.parts(weights.data)):
+        return []
+    return [
+        f"{name}: weights that are not finite in {weights.layout.b_dtype}"
+        for name, pair in weights.sites.items()
+        if not all(is_finite(matrix) for matrix in pair)
+    ]
 
 
 def _site_name(key: str) -> str:

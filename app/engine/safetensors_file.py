@@ -37,15 +37,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     header = _Header.validate_json(data[8:begin].numpy().tobytes())
     header.pop("__metadata__", None)
     entries = _Entries.validate_python(header)
-    return {name: _view(data[begin:], name, entry) for name, entry in entries.items()}
+    data, end = data[begin:], 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        begin, next_end = entry.data_offsets
+        num_bytes = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
+        if begin != end or next_end - begin != num_bytes:
+            raise ValueError(
+                f"{name}: bytes {begin} to {next_end} for {entry.dtype} {entry.shape}, expected "
+                f"{end} to {end + num_bytes}"
+            )
+        end = next_end
+    if end != len(data):
+        raise ValueError(f"tensors of {end} bytes, and {len(data)} of data")
+    return {name: _view(data, entry) for name, entry in entries.items()}
 
 
-def _view(data: Tensor, name: str, entry: _Entry) -> Tensor:
+def _view(data: Tensor, entry: _Entry) -> Tensor:
     dtype, (begin, end) = _DTYPES[entry.dtype], entry.data_offsets
-    if end > len(data) or end - begin != math.prod(entry.shape) * dtype.itemsize:
-        raise ValueError(
-            f"{name}: bytes {begin} to {end} of {len(data)} for {entry.dtype} {entry.shape}"
-        )
     part = data[begin:end]
     if part.storage_offset() % dtype.itemsize:
         part = part.clone()

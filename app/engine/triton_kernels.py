@@ -255,3 +255,25 @@ def normalise(out_ptr, x_ptr, weight_ptr, eps, num_features, N: tl.constexpr, PD
     x = tl.load(x_ptr + row * num_features + feature, mask=mask, other=0).to(tl.float32)
     x = x * tl.rsqrt(tl.sum(x * x) / num_features + eps)
     tl.store(out_ptr + row * num_features + feature, x * weight, mask=mask)
+
+
+@triton.jit(do_not_specialize=["first_column"])  # or it is compiled anew while somebody waits
+def write_columns(
+    matrices_ptr, parts_ptr, data_ptr, first_column, ALIGNED: tl.constexpr, N: tl.constexpr
+):
+    """A part of one row of one of the bank's matrices. See column_writer.py."""
+    matrix, row = tl.program_id(0), tl.program_id(1)
+    target = tl.load(matrices_ptr + 3 * matrix).to(tl.pointer_type(data_ptr.dtype.element_ty))
+    stride = tl.load(matrices_ptr + 3 * matrix + 1)
+    length = tl.load(matrices_ptr + 3 * matrix + 2)
+    begin = tl.load(parts_ptr + 2 * matrix) + row * length
+    place = (first_column + row) * stride
+    if ALIGNED:
+        target = tl.multiple_of(target, 16)
+        place = tl.multiple_of(place, 8)
+        begin = tl.multiple_of(begin, 8)
+        length = tl.multiple_of(length, 8)
+    i = tl.program_id(2) * N + tl.arange(0, N)
+    own_length = tl.where(row < tl.load(parts_ptr + 2 * matrix + 1), length, 0)
+    values = tl.load(data_ptr + begin + i, mask=i < own_length, other=0)
+    tl.store(target + place + i, values, mask=i < length)

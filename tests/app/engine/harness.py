@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 import app.engine.loading as loading
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import load_base_model
+from app.engine.lora_weights import LoraLayout, LoraWeights, SiteShape, SiteWeights
 from app.engine.model import BaseModel
 from app.engine.sequence import SamplingParams, Sequence, Update
 from core.adapter_version import WEIGHTS_FILE, AdapterVersion, content_sha256
@@ -76,6 +77,15 @@ def make_adapter(
     model.save_pretrained(path)
     model.unload()
     return as_version(path, name)
+
+
+def pack(sites: SiteWeights) -> LoraWeights:
+    """In one piece, as a loader thread brings them."""
+    pairs = list(sites.values())
+    shapes = [SiteShape(name, len(a), a.shape[1], b.shape[1]) for name, (a, b) in sites.items()]
+    layout = LoraLayout(tuple(shapes), pairs[0][0].dtype, pairs[0][1].dtype)
+    parts = [torch.cat([pair[side].flatten() for pair in pairs]) for side in (0, 1)]
+    return LoraWeights(layout, torch.cat([part.view(torch.uint8) for part in parts]))
 
 
 def as_version(path: Path, name: str, number: int = 1) -> AdapterVersion:

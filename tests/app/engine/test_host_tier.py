@@ -3,12 +3,12 @@
 import torch
 
 from app.engine.host_tier import HostTier
-from app.engine.lora_weights import LoraLayout, LoraWeights
+from app.engine.lora_weights import LoraWeights
+from tests.app.engine.harness import pack
 
 
 def weights(num_values: int) -> LoraWeights:
-    layout = LoraLayout({"s": (1, num_values - 1, 1)}, torch.float32, torch.float32)
-    return LoraWeights.of(layout, torch.zeros(layout.num_bytes, dtype=torch.uint8))
+    return pack({"s": (torch.zeros(1, num_values - 1), torch.zeros(1, 1))})
 
 
 def test_the_longest_unused_go_first() -> None:

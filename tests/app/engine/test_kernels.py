@@ -14,7 +14,7 @@ from app.engine.operations import Attention, Batch, Operations
 from app.engine.projection import StackedProjection
 from app.engine.step import Span, Step
 from tests.app.engine.conftest import Tiny
-from tests.app.engine.harness import make_request, peft_greedy, start_engine
+from tests.app.engine.harness import make_request, pack, peft_greedy, start_engine
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HIDDEN, NUM_HEADS, HEAD_DIM, NUM_PLACES = 40, 4, 24, 120
@@ -45,11 +45,12 @@ class Case:
         )
         slots = [
             self.bank.load(
-                rank,
-                {
-                    name: (torch.randn(rank, HIDDEN), torch.randn(rank, site.base.out_features))
-                    for name, site in self.bank.sites.items()
-                },
+                pack(
+                    {
+                        name: (torch.randn(rank, HIDDEN), torch.randn(rank, site.base.out_features))
+                        for name, site in self.bank.sites.items()
+                    }
+                )
             )
             for rank in ((width - 50, *RANKS) if width > 128 else RANKS)
         ]

@@ -10,9 +10,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.engine import lora_bank
-from app.engine.lora_bank import BankedLinear, LoraBank, SiteWeights
+from app.engine.lora_bank import BankedLinear, LoraBank
 from app.engine.lora_update import MaskedUpdate, SparseUpdate
+from app.engine.lora_weights import SiteWeights
 from app.engine.projection import StackedProjection
+from tests.app.engine.harness import pack
 
 
 @pytest.fixture(params=[SparseUpdate, MaskedUpdate])
@@ -37,7 +39,7 @@ def weights(rank: int, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_each_token_gets_its_own_adapter_and_no_other(update: type) -> None:
     bank, site = make_bank()
     pairs = [weights(1), weights(4), weights(2)]
-    slots = [0, *(bank.load(a.shape[0], {"site": (a, b)}) for a, b in pairs)]
+    slots = [0, *(bank.load(pack({"site": pair})) for pair in pairs)]
     x = torch.randn(1, 7, 6)
     order = [3, 0, 1, 2, 2, 0, 3]
     bank.select([slots[i] for i in order])
@@ -55,8 +57,8 @@ def test_each_token_gets_its_own_adapter_and_no_other(update: type) -> None:
 def test_a_neighbours_infinity_cannot_pass() -> None:
     bank, site = make_bank()
     sound, wild = weights(2), weights(2, scale=1e30)
-    first = bank.load(2, {"site": sound})
-    second = bank.load(2, {"site": wild})
+    first = bank.load(pack({"site": sound}))
+    second = bank.load(pack({"site": wild}))
     x = torch.full((1, 3, 6), 1e20)
     bank.select([first, second, 0])
     y = site(x)
@@ -67,7 +69,7 @@ def test_a_neighbours_infinity_cannot_pass() -> None:
 
 def test_a_step_of_the_base_alone_is_the_base() -> None:
     bank, site = make_bank()
-    bank.load(2, {"site": weights(2)})
+    bank.load(pack({"site": weights(2)}))
     x = torch.randn(1, 2, 6)
     bank.select([0, 0])
     assert bank.update is None
@@ -79,15 +81,15 @@ def test_what_is_in_the_way_is_moved() -> None:
     bank, site = make_bank(width=9)
     other = bank.wrap("other", nn.Linear(6, 5))
     kept = [weights(2), weights(3)]
-    first = bank.load(1, {"site": weights(1)})
-    left = bank.load(2, {"site": kept[0]})
-    third = bank.load(1, {"site": weights(1)})
-    right = bank.load(3, {"site": kept[1], "other": kept[1]})
+    first = bank.load(pack({"site": weights(1)}))
+    left = bank.load(pack({"site": kept[0]}))
+    third = bank.load(pack({"site": weights(1)}))
+    right = bank.load(pack({"site": kept[1], "other": kept[1]}))
     bank.unload(first)
     bank.unload(third)
     assert [bank.first_column(slot) for slot in (0, left, right)] == [-1, 1, 4]
     new = weights(4)
-    slot = bank.load(4, {"site": new})
+    slot = bank.load(pack({"site": new}))
     assert bank.num_free_columns == 0
     assert [bank.first_column(slot) for slot in (left, right, slot)] == [0, 2, 5]
     x = torch.randn(1, 3, 6)
@@ -108,9 +110,9 @@ def test_a_former_owner_leaves_nothing_behind() -> None:
     """An adapter that skips a site gets columns there too; a former owner's weights must be gone."""
     bank, site = make_bank()
     other = bank.wrap("other", nn.Linear(6, 5))
-    bank.unload(bank.load(3, {"site": weights(3), "other": weights(3)}))
-    slot = bank.load(3, {"other": weights(3)})
-    bank.load(2, {"site": weights(2)})  # keeps `site` from being skipped
+    bank.unload(bank.load(pack({"site": weights(3), "other": weights(3)})))
+    slot = bank.load(pack({"other": weights(3)}))
+    bank.load(pack({"site": weights(2)}))  # keeps `site` from being skipped
     x = torch.randn(1, 1, 6)
     bank.select([slot])
     torch.testing.assert_close(site(x), site.base(x))
@@ -121,9 +123,9 @@ def test_a_former_owner_leaves_nothing_behind() -> None:
 def test_a_former_owner_leaves_nothing_where_a_site_has_a_smaller_rank() -> None:
     bank, site = make_bank()
     other = bank.wrap("other", nn.Linear(6, 5))
-    bank.unload(bank.load(4, {"site": weights(4), "other": weights(4)}))
+    bank.unload(bank.load(pack({"site": weights(4), "other": weights(4)})))
     narrow, wide = weights(1), weights(4)
-    slot = bank.load(4, {"site": narrow, "other": wide})
+    slot = bank.load(pack({"site": narrow, "other": wide}))
     x = torch.randn(1, 1, 6)
     bank.select([slot])
     for linear, (a, b) in ((site, narrow), (other, wide)):
@@ -132,7 +134,7 @@ def test_a_former_owner_leaves_nothing_where_a_site_has_a_smaller_rank() -> None
 
 def test_few_columns_are_multiplied_with_all_tokens_many_are_not() -> None:
     bank, _ = make_bank(width=32, num_slots=16)
-    slots = [bank.load(2, {"site": weights(2)}) for _ in range(16)]
+    slots = [bank.load(pack({"site": weights(2)})) for _ in range(16)]
     for slot in slots:
         bank.select([slot] * 8)
         assert isinstance(bank.update, MaskedUpdate)
@@ -148,7 +150,7 @@ def test_updates_join_outputs_of_any_dtype(dtype: torch.dtype) -> None:
     other = torch.bfloat16 if dtype is torch.float32 else torch.float32
     site.lora_b = site.lora_b.to(other)
     a, b = weights(3)
-    bank.select([bank.load(3, {"site": (a, b)})])
+    bank.select([bank.load(pack({"site": (a, b)}))])
     y, x = torch.ones(1, 5, dtype=dtype), torch.randn(1, 6)
     site.add_update(y, x)
     torch.testing.assert_close(y.float(), 1 + (x @ a.T) @ b, rtol=0.05, atol=0.05)
@@ -158,7 +160,7 @@ def test_room_is_columns_and_slots() -> None:
     bank, _ = make_bank(width=8, num_slots=2)
     assert bank.has_room(8)
     assert not bank.has_room(9)
-    slots = [bank.load(1, {"site": weights(1)}) for _ in range(2)]
+    slots = [bank.load(pack({"site": weights(1)})) for _ in range(2)]
     assert not bank.has_room(1), "no slot is left"
     bank.unload(slots[0])
     assert bank.has_room(7)
@@ -187,7 +189,7 @@ class Tenants:
 
     def load(self, rank: int, weights: SiteWeights | None = None) -> int:
         weights = weights or self.new(rank)
-        slot = self.bank.load(rank, weights)
+        slot = self.bank.load(pack(weights))
         assert slot not in self.weights
         self.weights[slot] = rank, weights
         return slot
@@ -289,10 +291,11 @@ def test_whatever_fails_in_a_load_the_others_stay_as_they_are(is_stacked: bool) 
         tenants.unload(first)
         tenants.unload(third)
         weights = tenants.new(7)
+        packed = pack(weights)
         mode = FailsAt(number)
         try:
             with mode:
-                slot = tenants.bank.load(7, weights)
+                slot = tenants.bank.load(packed)
         except torch.OutOfMemoryError:
             tenants.check()
             assert tenants.bank.has_room(7)
