@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     )
     max_adapters: int = Field(64, ge=1, le=4096, description="resident adapter versions")
     adapter_memory_mb: int = Field(
-        1024, ge=0, description="host memory for adapters that left the LoRA bank, MiB"
+        0,
+        ge=0,
+        description="host memory for adapters that were read once, MiB; 0: a quarter of what is free at the start",
     )
     adapter_wait_s: float = Field(
         30.0,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from core.errors import ServiceError
+from core.memory import free_host_bytes
 from core.settings import Settings
 from core.training_config import JobConfig
 from worker.precision import Precision
@@ -94,7 +94,7 @@ def free_memory(precision: Precision, settings: Settings) -> int:
     if precision.device.type == "cuda":
         free = int(torch.cuda.mem_get_info(precision.device)[0])
     else:
-        free = int(psutil.virtual_memory().available)
+        free = free_host_bytes()
     budget = settings.training_memory_mb * _MIB
     return min(free, budget) if budget else free
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from core.memory import free_host_bytes
 from core.presets import PRESETS
 from core.target_modules import match_target_modules
 from core.training_config import JobConfig, default_learning_rate
@@ -178,9 +178,8 @@ def _choose_checkpointing(
     training = resolution.config.training
     if training.gradient_checkpointing is not None:
         return
-    free_bytes = psutil.virtual_memory().available
     training.gradient_checkpointing = precision.device.type != "cpu" or (
-        _activation_bytes(resolution.config, base) > _ACTIVATION_SHARE * free_bytes
+        _activation_bytes(resolution.config, base) > _ACTIVATION_SHARE * free_host_bytes()
     )
 
 

@@ -17,6 +17,7 @@ from app.engine.sequence import FinishReason, Sequence, Update
 from app.engine.stats import EngineStats
 from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, ServiceError, UnavailableError
+from core.memory import free_host_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ class EngineLimits:
     lora_width: int  # 0: chosen by the device
     max_adapters: int
     adapter_wait_s: float
-    adapter_memory_mb: int  # of adapters' weights kept in host memory, MiB
+    adapter_memory_mb: (
+        int  # of adapters' weights kept in host memory, MiB; 0: chosen from free memory
+    )
     num_threads: int  # of the engine on a CPU; 0: one for each core
 
 
@@ -65,7 +68,7 @@ class Engine:
             self._stats,
             wake=self._wake,
             max_wait_s=limits.adapter_wait_s,
-            host_bytes=limits.adapter_memory_mb << 20,
+            host_bytes=limits.adapter_memory_mb << 20 or free_host_bytes() // 4,
         )
         self._runner = Runner(self._forward, self._stats)
         # Everything below is shared between threads and touched only under the condition.

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -17,6 +16,7 @@ from app.engine.kv_cache import KVCache
 from app.engine.lora_bank import LoraBank
 from app.engine.operations import Attention, Batch, Operations
 from core.errors import ServiceError
+from core.memory import free_host_bytes
 
 ATTENTION = "dragoman"
 
@@ -186,5 +186,4 @@ AttentionInterface.register(ATTENTION, _attend)
 def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    # With what the page cache would give up: free pages alone are few on any machine that has run for a while.
-    return int(psutil.virtual_memory().available)
+    return free_host_bytes()

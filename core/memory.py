@@ -1,0 +1,40 @@
+"""Host memory that a process may still take: what the machine has free, within the limits that it runs under."""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def free_host_bytes() -> int:
+    """With what the page cache would give up: free pages alone are few on any machine that has run for a while."""
+    return int(min(psutil.virtual_memory().available, *_left_in_cgroups(), math.inf))
+
+
+def _left_in_cgroups() -> Iterator[float]:
+    """Bytes left of each limit of a container or a system service: control groups, version 2."""
+    try:
+        found = re.search(r"^0::/(.*)$", _OWN_CGROUP.read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        return
+    own = _CGROUPS / found[1] if found else _CGROUPS
+    for folder in (own, *own.parents):
+        if folder.is_relative_to(_CGROUPS):
+            yield _left(folder)
+
+
+def _left(folder: Path) -> float:
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        cached = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
+    except OSError:  # no limit can be set here
+        return math.inf
+    return (
+        math.inf if limit == "max" else max(0, int(limit) - used + int(cached[1] if cached else 0))
+    )
