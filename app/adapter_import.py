@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from app.adapter_archive import unpack
 from app.engine.engine import Engine
-from app.engine.lora_reader import unusable
+from app.lora.reader import unusable
 from app.schemas import AdapterImport
 from app.services import Serving
 from core.adapter_version import (

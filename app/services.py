@@ -17,8 +17,8 @@ from kombu.exceptions import KombuError
 from app.checkpoints import CheckpointFinder
 from app.engine.cpu_threads import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
-from app.engine.loading import load_base_model
-from app.engine.model import BaseModel
+from app.model.base import BaseModel
+from app.model.loading import load_base_model
 from app.translator import Translator
 from core.adapters import AdapterRegistry
 from core.base_model import BOXED_ADAPTERS, EMBEDDED, fingerprint, locate_base_model

@@ -18,8 +18,8 @@ import httpx
 
 from app.engine.cpu_threads import stay_single_threaded
 from app.engine.engine import Engine, EngineLimits
-from app.engine.loading import load_base_model
 from app.engine.sequence import SamplingParams, Sequence, Update
+from app.model.loading import load_base_model
 from benchmarks.cases import Case
 from benchmarks.load import Request, ask_all, make_request
 from core.adapter_version import AdapterVersion

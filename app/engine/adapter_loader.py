@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.engine.cpu_threads import num_processors, stay_single_threaded
-from app.engine.host_tier import HostTier
-from app.engine.lora_bank import LoraBank
-from app.engine.lora_reader import read_lora
-from app.engine.lora_weights import LoraWeights
-from app.engine.uplink import Uplink
+from app.lora.bank import LoraBank
+from app.lora.host_tier import HostTier
+from app.lora.reader import read_lora
+from app.lora.uplink import Uplink
+from app.lora.weights import LoraWeights
 from core.adapter_version import AdapterVersion
 
 # Weights that are here and wait for room lie outside the bounds of bank and host tier.

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from app.engine.adapter_loader import AdapterLoader, Key
-from app.engine.host_tier import HostTier
-from app.engine.lora_bank import LoraBank
-from app.engine.lora_reader import unusable
-from app.engine.lora_weights import LoraWeights
 from app.engine.stats import EngineStats
+from app.lora.bank import LoraBank
+from app.lora.host_tier import HostTier
+from app.lora.reader import unusable
+from app.lora.weights import LoraWeights
 from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, UnavailableError
 

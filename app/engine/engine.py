@@ -9,12 +9,12 @@ from pathlib import Path
 
 from app.engine.adapters import ResidentAdapters
 from app.engine.cpu_threads import EngineThreads, num_processors
-from app.engine.forward import PROBE_TOKENS, Forward
-from app.engine.model import BaseModel
 from app.engine.runner import Runner
 from app.engine.scheduler import Admission, Scheduler
 from app.engine.sequence import FinishReason, Sequence, Update
 from app.engine.stats import EngineStats
+from app.model.base import BaseModel
+from app.model.forward import PROBE_TOKENS, Forward
 from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, ServiceError, UnavailableError
 from core.memory import free_host_bytes

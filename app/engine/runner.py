@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from app.engine.forward import Forward
 from app.engine.sampling import Likeliest, Sampler, choose_likeliest, is_drawn
 from app.engine.scheduler import Work
 from app.engine.sequence import Sequence
 from app.engine.stats import EngineStats
-from app.engine.step import Span, Step
+from app.model.forward import Forward
+from app.model.step import Span, Step
 
 
 @dataclass(frozen=True, slots=True)

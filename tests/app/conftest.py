@@ -1,12 +1,18 @@
 """The real application over the embedded base model, a real Redis and two adapters."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from transformers import AutoTokenizer
+
+# Before Triton is imported, where it is installed at all.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from app.main import create_app
 from core.adapter_version import SEAL_FILE, content_sha256
@@ -16,7 +22,8 @@ from core.prompt import Prompt, seal_prompt
 from core.settings import Settings
 from core.volume import Volume
 from embedded.redis_server import EmbeddedRedis
-from tests.app.engine.harness import load_reference, make_adapter
+from tests.app.harness import load_reference, make_adapter
+from tests.app.tiny import Tiny, make_tiny
 from tests.seals import make_seal
 
 
@@ -78,3 +85,9 @@ def client(app_settings: Settings) -> Iterator[TestClient]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         yield client
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Phi-3-shaped, nf4."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"), "phi3", nf4=True)

@@ -9,7 +9,7 @@ from tests.docs.snippets import ROOT
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FILES = sorted(set(re.findall(r"`([\w/]+\.py)`", TEXT)))
 NAMED = re.findall(r"`([\w/]+\.py)` \(`([\w.]+)`", TEXT)
-ROOMS = ("", "app", "app/engine", "app/routes", "core", "worker")
+ROOMS = ("", "app", "app/engine", "app/lora", "app/model", "app/routes", "core", "worker")
 
 
 def places(file: str) -> list[str]:

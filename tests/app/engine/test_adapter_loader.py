@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from app.engine.adapter_loader import AdapterLoader, Delivery, Key
-from app.engine.host_tier import HostTier
-from app.engine.lora_bank import LoraBank
-from app.engine.lora_reader import read_lora
+from app.lora.bank import LoraBank
+from app.lora.host_tier import HostTier
+from app.lora.reader import read_lora
 from core.adapter_version import AdapterVersion
 from core.errors import InvalidError
-from tests.app.engine.conftest import Tiny
-from tests.app.engine.harness import load_nf4, make_adapter, wait_until
+from tests.app.harness import load_nf4, make_adapter, wait_until
+from tests.app.tiny import Tiny
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from app.engine.adapters import ResidentAdapters
 from app.engine.stats import EngineStats
 from core.adapter_version import AdapterVersion
-from tests.app.engine.conftest import Tiny
-from tests.app.engine.harness import load_nf4, make_adapter
+from tests.app.harness import load_nf4, make_adapter
+from tests.app.tiny import Tiny
 
 Pin = Callable[[AdapterVersion], int | None]
 

@@ -9,8 +9,8 @@ import pytest
 from app.engine.engine import Engine
 from core.adapter_version import AdapterVersion
 from core.errors import InvalidError, NotFoundError
-from tests.app.engine.conftest import Tiny
-from tests.app.engine.harness import load_nf4, make_adapter, make_request, peft_greedy, start_engine
+from tests.app.harness import load_nf4, make_adapter, make_request, peft_greedy, start_engine
+from tests.app.tiny import Tiny
 
 PROMPT = [5, 17, 60, 33, 9]
 

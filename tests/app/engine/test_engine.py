@@ -16,8 +16,7 @@ from app.engine.engine import Engine
 from app.engine.sequence import FinishReason, Sequence, Update
 from core.adapter_version import WEIGHTS_FILE, AdapterVersion
 from core.errors import InvalidError, ServiceError, UnavailableError
-from tests.app.engine.conftest import Tiny
-from tests.app.engine.harness import (
+from tests.app.harness import (
     as_version,
     load_nf4,
     make_adapter,
@@ -26,6 +25,7 @@ from tests.app.engine.harness import (
     start_engine,
     wait_until,
 )
+from tests.app.tiny import Tiny
 
 PROMPT = [100, 200, 300, 400]
 

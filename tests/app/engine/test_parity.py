@@ -6,8 +6,7 @@ import random
 import pytest
 
 from core.adapter_version import AdapterVersion
-from tests.app.engine.conftest import Tiny, make_tiny
-from tests.app.engine.harness import (
+from tests.app.harness import (
     load_nf4,
     load_reference,
     load_unquantised,
@@ -16,6 +15,7 @@ from tests.app.engine.harness import (
     peft_greedy,
     start_engine,
 )
+from tests.app.tiny import Tiny, make_tiny
 from tests.tiny_models import make_tiny_model
 
 NUM_REQUESTS = 18

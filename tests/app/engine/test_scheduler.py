@@ -6,7 +6,7 @@ import pytest
 
 from app.engine.scheduler import Admission, Scheduler
 from app.engine.sequence import FinishReason, SamplingParams, Sequence
-from tests.app.engine.harness import as_version
+from tests.app.harness import as_version
 
 
 def make(num_prompt: int = 3, adapter: str | None = None, max_new: int = 4) -> Sequence:

@@ -19,7 +19,7 @@ from core.adapters import AdapterRegistry
 from core.base_model import EMBEDDED, fingerprint
 from core.settings import Settings
 from core.volume import Volume
-from tests.app.engine.harness import load_reference, make_adapter
+from tests.app.harness import load_reference, make_adapter
 from tests.tiny_models import make_tiny_model
 
 TEXT = "The rain has stopped and the river is quiet."
