@@ -1,7 +1,7 @@
 """The forward pass over a decoder's own weights, for the layers that most causal LMs have: RMSNorm, rotary attention, SwiGLU.
 
 It knows layers by what they are made of, never by a model's name, and is used only where its answer equals that of the
-model's own code (see model.py). It spares what that code costs around its products: on a CPU Python and small
+model's own code (see base.py). It spares what that code costs around its products: on a CPU Python and small
 operations, on a GPU launches, since it has a fixed shape that CUDA graphs can replay.
 """
 
