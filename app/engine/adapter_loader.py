@@ -14,12 +14,13 @@ from app.lora.uplink import Uplink
 from app.lora.weights import LoraWeights
 from core.adapter_version import AdapterVersion
 
-# Weights that are here and wait for room lie outside the bounds of bank and host tier.
+# Weights that are here and wait for room lie outside the bounds of bank and host tier. Of what host memory has there may be
+# as many again: it waits for no file.
 _MAX_UNDER_WAY = 8
 _MAX_FORGOTTEN_S = 2.0  # a request that waits asks again at every step
 _FORGET_INTERVAL_S = 0.1
-# One reads while the other copies to a GPU. More contend for the interpreter; on a CPU, with the engine for processors.
-_NUM_GPU_THREADS = 2
+# More contend for the interpreter; on a CPU, with the engine for processors.
+_NUM_GPU_READERS = 2
 
 Key = tuple[str, str]  # an adapter version's reference, and its content
 
@@ -39,6 +40,7 @@ class _Errand:
     """Weights that are under way, or are here and wait for room."""
 
     future: Future[Delivery]
+    is_known: bool
     keep_until: float  # by the monotonic clock, unless somebody asks again
 
 
@@ -53,12 +55,16 @@ class AdapterLoader:
         self._errands: dict[Key, _Errand] = {}
         self._forget_at = 0.0
         self._uplink = Uplink(bank.device) if bank.device.type == "cuda" else None
-        num_threads = 1 if self._uplink is None else min(_NUM_GPU_THREADS, num_processors())
-        self._threads = ThreadPoolExecutor(
-            num_threads, thread_name_prefix="adapter-loader", initializer=stay_single_threaded
+        num_readers = 1 if self._uplink is None else min(_NUM_GPU_READERS, num_processors())
+        self._readers = ThreadPoolExecutor(
+            num_readers, thread_name_prefix="adapter-reader", initializer=stay_single_threaded
         )
         # On a CPU its thread begins now, before the engine's sets its own number.
-        self._threads.submit(int).result()
+        self._readers.submit(int).result()
+        # What host memory has does not stand behind files of a slow volume.
+        self._sender = ThreadPoolExecutor(
+            1, thread_name_prefix="adapter-sender", initializer=stay_single_threaded
+        )
 
     def fetch(self, key: Key, version: AdapterVersion) -> Delivery | None:
         """What the bank is to load, again and again until `drop`; None while it is under way.
@@ -70,9 +76,8 @@ class AdapterLoader:
             kept = self._tier.get(key)
             if kept is not None and self._uplink is None:
                 return Delivery(kept, kept, is_known=True)
-            if time.monotonic() >= self._forget_at:
-                self._forget()
-            if len(self._errands) >= _MAX_UNDER_WAY:
+            is_known = kept is not None
+            if sum(e.is_known == is_known for e in list(self._errands.values())) >= _MAX_UNDER_WAY:
                 return None
             errand = self._start(key, version, kept)
         errand.keep_until = max(errand.keep_until, time.monotonic() + _MAX_FORGOTTEN_S)
@@ -93,8 +98,8 @@ class AdapterLoader:
         """
         if key in self._tier:
             return
-        self._forget()
-        errand = self._errands.get(key) or self._start(key, version, None, keep_s)
+        errand = self._errands.get(key) or self._start(key, version, None)
+        errand.keep_until = max(errand.keep_until, time.monotonic() + keep_s)
         try:
             errand.future.result()
         except Exception:  # memory ran out, say: the next request may have better luck
@@ -103,33 +108,38 @@ class AdapterLoader:
 
     def check(self, folder: Path) -> None:
         """Raises InvalidError `adapter_unusable` where `folder` could not be loaded. Any thread."""
-        self._threads.submit(read_lora, folder, self._bank).result()
+        self._readers.submit(read_lora, folder, self._bank).result()
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._readers, self._sender):
+            threads.shutdown(wait=False, cancel_futures=True)
 
-    def _start(
-        self, key: Key, version: AdapterVersion, kept: LoraWeights | None, keep_s: float = 0.0
-    ) -> _Errand:
-        future = self._threads.submit(self._deliver, version.path, kept)
-        errand = self._errands[key] = _Errand(future, time.monotonic() + keep_s)
+    def _start(self, key: Key, version: AdapterVersion, kept: LoraWeights | None) -> _Errand:
+        future = (
+            self._readers.submit(self._read_and_send, version.path)
+            if kept is None
+            else self._sender.submit(self._send, kept, is_known=True)
+        )
+        errand = self._errands[key] = _Errand(future, kept is not None, time.monotonic())
         future.add_done_callback(lambda _: self._wake())
         return errand
 
-    def _deliver(self, folder: Path, kept: LoraWeights | None) -> Delivery:
+    def _read_and_send(self, folder: Path) -> Delivery:
         started = time.monotonic()
-        is_known = kept is not None
-        if kept is None:
-            kept = read_lora(folder, self._bank)
-        read_s = 0.0 if is_known else time.monotonic() - started
+        weights = read_lora(folder, self._bank)
+        return self._send(weights, is_known=False, read_s=time.monotonic() - started)
+
+    def _send(self, kept: LoraWeights, *, is_known: bool, read_s: float = 0.0) -> Delivery:
         weights = kept
         if self._uplink is not None:
             weights = LoraWeights(kept.layout, self._uplink.send(kept.data))
         return Delivery(weights, kept, is_known, read_s)
 
-    def _forget(self) -> None:
-        """Weights that nobody fetched, since who asked for them has gone, must not stay in memory."""
+    def forget_abandoned(self) -> None:
+        """Weights that nobody fetched, since who asked for them has gone, must not stay in memory. Cheap; call it often."""
         now = time.monotonic()
+        if now < self._forget_at:
+            return
         self._forget_at = now + _FORGET_INTERVAL_S
         for key, errand in list(self._errands.items()):
             if errand.future.done() and errand.keep_until < now:

@@ -65,6 +65,7 @@ class ResidentAdapters:
         `adapter_unusable`, or UnavailableError `adapters_busy` after the longest wait.
         """
         key = _key(version)
+        self._loader.forget_abandoned()
         resident = self._residents.get(key)
         if resident is not None:
             self._stats.num_adapter_hits += is_counted
@@ -137,11 +138,10 @@ class ResidentAdapters:
             return None
         self._loader.drop(key)
         started = time.monotonic()
-        slot = self._bank.load(weights)
-        if (
-            weights.data.is_cuda
-        ):  # memory of the loader's stream, which must not have it back before
+        if weights.data.is_cuda:
+            # The uplink's stream must not have its memory back before this one has read it.
             weights.data.record_stream(torch.cuda.current_stream())
+        slot = self._bank.load(weights)
         if version.is_checkpoint:
             self._drop_older(version)
         self._stats.num_adapter_loads += 1

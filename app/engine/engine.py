@@ -34,9 +34,7 @@ class EngineLimits:
     lora_width: int  # 0: chosen by the device
     max_adapters: int
     adapter_wait_s: float
-    adapter_memory_mb: (
-        int  # of adapters' weights kept in host memory, MiB; 0: chosen from free memory
-    )
+    adapter_memory_mb: int  # of adapters kept in host memory; 0: chosen from free memory
     num_threads: int  # of the engine on a CPU; 0: one for each core
 
 

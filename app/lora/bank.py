@@ -103,7 +103,7 @@ class LoraBank:
         try:
             for site in weights.layout.sites:
                 self.sites[site.name].slots.add(slot)
-            if self.writer is not None and weights.data.device == self.device:
+            if self.writer is not None and weights.data.device.type == self.device.type:
                 self.writer(self._columns[slot], weights)
             else:
                 self.write(self._columns[slot], weights.sites)

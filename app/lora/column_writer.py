@@ -23,24 +23,24 @@ class ColumnWriter:
         # [matrices, 3]: address, values from one column to the next, values of a column
         self._matrices = torch.tensor(rows, device=bank.device)
         self._longest = max(length for _, _, length in rows)
+        # With even lengths all parts of an adapter's weights begin evenly too.
         self._is_aligned = all(p % 16 == s % 8 == n % 8 == 0 for p, s, n in rows)
-        self._parts: dict[LoraLayout, tuple[Tensor, bool]] = {}
+        self._parts: dict[LoraLayout, Tensor] = {}
 
     def __call__(self, columns: range, weights: LoraWeights) -> None:
         """Writes `columns` of every site, zeros where it has none. The weights lie on the bank's device."""
-        parts, is_aligned = self._parts_of(weights.layout)
         grid = (len(self._matrices), len(columns), triton.cdiv(self._longest, _BLOCK))
         write_columns[grid](
             self._matrices,
-            parts,
+            self._parts_of(weights.layout),
             weights.data.view(self._bank.dtype),
             columns.start,
-            ALIGNED=self._is_aligned and is_aligned,
+            ALIGNED=self._is_aligned,
             N=_BLOCK,
         )
 
-    def _parts_of(self, layout: LoraLayout) -> tuple[Tensor, bool]:
-        """[matrices, 2]: where each begins in the weights, and its rank, 0 if they have none; whether all begin evenly."""
+    def _parts_of(self, layout: LoraLayout) -> Tensor:
+        """[matrices, 2]: where each begins in the weights, and its rank, 0 if they have none."""
         found = self._parts.get(layout)
         if found is None:
             begins = layout.begins
@@ -52,11 +52,7 @@ class ColumnWriter:
             ]
             if len(self._parts) == _MAX_LAYOUTS:
                 self._parts.clear()
-            found = (
-                torch.tensor(parts, device=self._bank.device),
-                all(begin % 8 == 0 for begin, _ in parts),
-            )
-            self._parts[layout] = found
+            found = self._parts[layout] = torch.tensor(parts, device=self._bank.device)
         return found
 
 

@@ -117,6 +117,72 @@ def test_an_adapter_that_does_not_fit_is_refused_and_forgotten(
     assert not loader._errands
 
 
+class FakeUplink:
+    """Copies as the real one does, to where a CPU has its bank."""
+
+    def __init__(self) -> None:
+        self.num_sent = 0
+
+    def send(self, data: torch.Tensor) -> torch.Tensor:
+        self.num_sent += 1
+        return data.clone()
+
+
+@pytest.fixture
+def linked(loader: AdapterLoader) -> AdapterLoader:
+    """As beside a GPU."""
+    loader._uplink = FakeUplink()  # type: ignore[assignment]
+    return loader
+
+
+def test_what_is_sent_is_what_was_read(
+    linked: AdapterLoader, tier: HostTier, version: AdapterVersion
+) -> None:
+    for is_known in (False, True):
+        delivery = fetched(linked, version)
+        assert delivery.is_known == is_known
+        assert delivery.weights.data is not delivery.kept.data
+        assert torch.equal(delivery.weights.data, delivery.kept.data)
+        linked.drop(key_of(version))
+        tier.put(key_of(version), delivery.kept)
+    assert linked._uplink.num_sent == 2  # type: ignore[union-attr]
+
+
+def test_host_memory_does_not_stand_behind_slow_files(
+    linked: AdapterLoader,
+    tier: HostTier,
+    version: AdapterVersion,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tier.put(key_of(version), fetched(linked, version).kept)
+    linked.drop(key_of(version))
+    release = threading.Event()
+
+    def wait(folder: Path, bank: LoraBank) -> object:
+        assert release.wait(60)
+        return read_lora(folder, bank)
+
+    monkeypatch.setattr("app.engine.adapter_loader.read_lora", wait)
+    try:
+        for i in range(20):
+            assert linked.fetch((f"slow{i}", ""), version) is None
+        assert len(linked._errands) == 8
+        assert fetched(linked, version).is_known
+    finally:
+        release.set()
+
+
+def test_a_read_keeps_what_a_request_had_asked_for(
+    loader: AdapterLoader, version: AdapterVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched(loader, version)
+    loader.read(key_of(version), version, keep_s=100)
+    later = time.monotonic() + 50
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    loader.forget_abandoned()
+    assert list(loader._errands) == [key_of(version)]
+
+
 def test_weights_that_nobody_fetches_do_not_stay(
     loader: AdapterLoader,
     tiny: Tiny,
@@ -129,5 +195,5 @@ def test_weights_that_nobody_fetches_do_not_stay(
     later = time.monotonic() + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     loader.read(key_of(other), other, keep_s=10)
-    loader._forget()
+    loader.forget_abandoned()
     assert list(loader._errands) == [key_of(other)]

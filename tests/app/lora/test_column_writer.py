@@ -92,5 +92,6 @@ def test_it_is_tried_before_it_is_used() -> None:
     writer = ColumnWriter(bank)
     assert is_right(writer, bank)
     assert not any(m.any() for m in matrices(bank))
-    writer._matrices[2, 1] += 1  # from one column to the next, in the second site's A
+    # From one column to the next, in the second site's A; by a whole vector, or a GPU would not go on.
+    writer._matrices[2, 1] += 8
     assert not is_right(writer, bank)
