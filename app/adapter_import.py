@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from app.adapter_archive import unpack
 from app.engine.engine import Engine
 from app.lora.reader import unusable
+from app.lora.safetensors_file import MAX_HEADER_BYTES
 from app.schemas import AdapterImport
 from app.services import Serving
 from core.adapter_version import (
@@ -125,6 +126,13 @@ def _check_lora(folder: Path, engine: Engine) -> _LoraConfig:
 
 def _header_faults(path: Path, config: _LoraConfig, engine: Engine) -> list[str]:
     try:
+        with path.open("rb") as weights:
+            num_bytes = int.from_bytes(weights.read(8), "little")
+        if num_bytes > MAX_HEADER_BYTES:  # before safetensors parses it
+            return [
+                f"{WEIGHTS_FILE} has a header of {num_bytes} bytes, or is not safetensors; up to "
+                f"{MAX_HEADER_BYTES} are accepted"
+            ]
         with safe_open(path, framework="np") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  no dict
             header = {key: (s.get_dtype(), tuple(s.get_shape())) for key, s in slices.items()}
@@ -185,7 +193,7 @@ def _read_seal(folder: Path, serving: Serving, *, keeps_prompt: bool) -> Seal:
         for code in (seal.source, seal.target):
             TypeAdapter(LanguageCode).validate_python(code)
     except ValidationError as error:
-        raise _seal_invalid(str(error)) from error
+        raise _seal_invalid(str(error)[:500]) from error
     serving.translator.check_base(seal, "the archive")
     if seal.content_sha256 != content_sha256(folder):
         raise _seal_invalid("its hash is not that of the files beside it; they were changed since")

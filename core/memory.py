@@ -1,6 +1,7 @@
 """Host memory that a process may still take: what the machine has free, within the limits that it runs under."""
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ def free_host_bytes() -> int:
 def _left_in_cgroups() -> Iterator[float]:
     """Bytes left of each limit of a container or a system service: control groups, version 2."""
     try:
-        found = re.search(r"^0::/(.*)$", _OWN_CGROUP.read_text(), re.MULTILINE)
+        found = re.search(r"^0::/(.*)$", os.fsdecode(_OWN_CGROUP.read_bytes()), re.M)
     except OSError:  # not Linux
         return
     own = _CGROUPS / found[1] if found else _CGROUPS
@@ -30,11 +31,17 @@ def _left_in_cgroups() -> Iterator[float]:
 
 def _left(folder: Path) -> float:
     try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        cached = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
-    except OSError:  # no limit can be set here
+        limit = int((folder / "memory.max").read_bytes())
+        used = int((folder / "memory.current").read_bytes())
+    except (OSError, ValueError):  # no limit can be set here, or none is: "max"
         return math.inf
-    return (
-        math.inf if limit == "max" else max(0, int(limit) - used + int(cached[1] if cached else 0))
-    )
+    return max(0, limit - used + _cached(folder))
+
+
+def _cached(folder: Path) -> int:
+    """Bytes of the page cache that would be given up; 0 where that is not told."""
+    try:
+        found = re.search(rb"^inactive_file (\d+)$", (folder / "memory.stat").read_bytes(), re.M)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0

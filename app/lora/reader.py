@@ -177,5 +177,8 @@ def _site_name(key: str) -> str:
 
 
 def unusable(faults: list[str]) -> InvalidError:
-    listed = "; ".join(faults[:20]) + (f"; and {len(faults) - 20} more" if faults[20:] else "")
+    """`adapter_unusable`, with 20 faults at most and 500 characters of each: they quote files of any size."""
+    listed = "; ".join(fault[:500] for fault in faults[:20]) + (
+        f"; and {len(faults) - 20} more" if faults[20:] else ""
+    )
     return InvalidError(f"the adapter cannot be served: {listed}", code="adapter_unusable")

@@ -120,3 +120,21 @@ def test_unreadable_files_are_refused(
     else:
         (folder / name).write_bytes(content)
     assert "cannot be read" in refusal(folder, bank)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (CONFIG_FILE, {"alpha_pattern": {f"layer{i}": "many" for i in range(1000)}}),
+        (CONFIG_FILE, {"peft_type": "x" * 10_000, "lora_alpha": 1}),
+        (WEIGHTS_FILE, {f"tensor {i}": {"dtype": "x", "shape": [-1]} for i in range(1000)}),
+        (WEIGHTS_FILE, {"x" * 10_000: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}),
+    ],
+)
+def test_a_fault_is_told_in_few_words(
+    folder: Path, bank: LoraBank, name: str, content: dict[str, Any]
+) -> None:
+    text = json.dumps(content).encode()
+    length = len(text).to_bytes(8, "little") if name == WEIGHTS_FILE else b""
+    (folder / name).write_bytes(length + text)
+    assert len(refusal(folder, bank)) < 1200

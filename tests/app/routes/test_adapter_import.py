@@ -14,6 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file, save_file
 
+from app import adapter_import
 from core.adapter_version import CONFIG_FILE, SEAL_FILE, WEIGHTS_FILE
 from core.adapters import AdapterRegistry
 from core.base_model import EMBEDDED, fingerprint
@@ -251,6 +252,25 @@ def test_weights_that_do_not_fit(
 def test_weights_that_are_no_safetensors(client: TestClient, folder: Path, content: bytes) -> None:
     (folder / WEIGHTS_FILE).write_bytes(content)
     assert WEIGHTS_FILE in refused(client, zipped(folder))
+
+
+def test_a_header_over_the_limit(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is lowered: no more than 1 MiB may be sent to this server."""
+    size = int.from_bytes((folder / WEIGHTS_FILE).read_bytes()[:8], "little")
+    monkeypatch.setattr(adapter_import, "MAX_HEADER_BYTES", size - 1)
+    detail = refused(client, zipped(folder))
+    assert f"a header of {size} bytes" in detail
+    assert f"up to {size - 1} are accepted" in detail
+    monkeypatch.setattr(adapter_import, "MAX_HEADER_BYTES", size)
+    assert post(client, zipped(folder)).status_code == 201
+
+
+def test_a_seal_is_refused_in_few_words(client: TestClient, folder: Path) -> None:
+    ids = ["many"] * 1000
+    detail = refused(client, unsealed_copy(client, folder, stop_token_ids=ids), "seal_invalid")
+    assert len(detail) < 600
 
 
 def test_a_rank_that_no_request_could_be_given(
