@@ -14,7 +14,7 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 
 def free_host_bytes() -> int:
     """With what the page cache would give up: free pages alone are few on any machine that has run for a while."""
-    return int(min(psutil.virtual_memory().available, *_left_in_cgroups(), math.inf))
+    return int(min([psutil.virtual_memory().available, *_left_in_cgroups()]))
 
 
 def _left_in_cgroups() -> Iterator[float]:

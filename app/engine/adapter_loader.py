@@ -40,7 +40,6 @@ class _Errand:
     """Weights that are under way, or are here and wait for room."""
 
     future: Future[Delivery]
-    is_known: bool
     keep_until: float  # by the monotonic clock, unless somebody asks again
 
 
@@ -52,7 +51,8 @@ class AdapterLoader:
         self._bank = bank
         self._tier = tier
         self._wake = wake
-        self._errands: dict[Key, _Errand] = {}
+        self._reads: dict[Key, _Errand] = {}
+        self._sends: dict[Key, _Errand] = {}  # of what host memory has
         self._forget_at = 0.0
         self._uplink = Uplink(bank.device) if bank.device.type == "cuda" else None
         num_readers = 1 if self._uplink is None else min(_NUM_GPU_READERS, num_processors())
@@ -71,13 +71,12 @@ class AdapterLoader:
 
         Raises what `read_lora` raises.
         """
-        errand = self._errands.get(key)
+        errand = self._reads.get(key) or self._sends.get(key)
         if errand is None:
             kept = self._tier.get(key)
             if kept is not None and self._uplink is None:
                 return Delivery(kept, kept, is_known=True)
-            is_known = kept is not None
-            if sum(e.is_known == is_known for e in list(self._errands.values())) >= _MAX_UNDER_WAY:
+            if len(self._reads if kept is None else self._sends) >= _MAX_UNDER_WAY:
                 return None
             errand = self._start(key, version, kept)
         errand.keep_until = max(errand.keep_until, time.monotonic() + _MAX_FORGOTTEN_S)
@@ -89,7 +88,8 @@ class AdapterLoader:
 
     def drop(self, key: Key) -> None:
         """What was fetched is loaded, or nobody wants it any more."""
-        self._errands.pop(key, None)
+        self._reads.pop(key, None)
+        self._sends.pop(key, None)
 
     def read(self, key: Key, version: AdapterVersion, keep_s: float) -> None:
         """Reads `version` now and keeps it for so long, unless host memory has it. Any thread.
@@ -98,7 +98,7 @@ class AdapterLoader:
         """
         if key in self._tier:
             return
-        errand = self._errands.get(key) or self._start(key, version, None)
+        errand = self._reads.get(key) or self._start(key, version, None)
         errand.keep_until = max(errand.keep_until, time.monotonic() + keep_s)
         try:
             errand.future.result()
@@ -115,12 +115,12 @@ class AdapterLoader:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, key: Key, version: AdapterVersion, kept: LoraWeights | None) -> _Errand:
-        future = (
-            self._readers.submit(self._read_and_send, version.path)
-            if kept is None
-            else self._sender.submit(self._send, kept, is_known=True)
-        )
-        errand = self._errands[key] = _Errand(future, kept is not None, time.monotonic())
+        if kept is None:
+            future = self._readers.submit(self._read_and_send, version.path)
+            errand = self._reads[key] = _Errand(future, time.monotonic())
+        else:
+            future = self._sender.submit(self._send, kept, is_known=True)
+            errand = self._sends[key] = _Errand(future, time.monotonic())
         future.add_done_callback(lambda _: self._wake())
         return errand
 
@@ -141,6 +141,7 @@ class AdapterLoader:
         if now < self._forget_at:
             return
         self._forget_at = now + _FORGET_INTERVAL_S
-        for key, errand in list(self._errands.items()):
-            if errand.future.done() and errand.keep_until < now:
-                self._errands.pop(key, None)
+        for errands in (self._reads, self._sends):
+            for key, errand in list(errands.items()):
+                if errand.future.done() and errand.keep_until < now:
+                    errands.pop(key, None)

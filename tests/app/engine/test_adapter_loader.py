@@ -114,7 +114,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_forgotten(
         loader.check(wide.path)
     with pytest.raises(InvalidError, match="rank 9"):
         fetched(loader, wide)
-    assert not loader._errands
+    assert not loader._reads
 
 
 class FakeUplink:
@@ -166,7 +166,7 @@ def test_host_memory_does_not_stand_behind_slow_files(
     try:
         for i in range(20):
             assert linked.fetch((f"slow{i}", ""), version) is None
-        assert len(linked._errands) == 8
+        assert len(linked._reads) == 8
         assert fetched(linked, version).is_known
     finally:
         release.set()
@@ -180,7 +180,7 @@ def test_a_read_keeps_what_a_request_had_asked_for(
     later = time.monotonic() + 50
     monkeypatch.setattr(time, "monotonic", lambda: later)
     loader.forget_abandoned()
-    assert list(loader._errands) == [key_of(version)]
+    assert list(loader._reads) == [key_of(version)]
 
 
 def test_weights_that_nobody_fetches_do_not_stay(
@@ -196,4 +196,4 @@ def test_weights_that_nobody_fetches_do_not_stay(
     monkeypatch.setattr(time, "monotonic", lambda: later)
     loader.read(key_of(other), other, keep_s=10)
     loader.forget_abandoned()
-    assert list(loader._errands) == [key_of(other)]
+    assert list(loader._reads) == [key_of(other)]

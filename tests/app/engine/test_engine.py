@@ -233,7 +233,7 @@ def test_few_adapters_are_read_ahead_of_room(
         others = [copy_adapter(tiny.adapters[0], tmp_path, f"n{i}") for i in range(20)]
         requests = [make_request(PROMPT, other, max_new_tokens=2) for other in others]
         engine.submit(*(r.sequence for r in requests))
-        errands = engine._adapters._loader._errands
+        errands = engine._adapters._loader._reads
         wait_until(lambda: len(errands) == 8 and all(e.future.done() for e in errands.values()))
         steps = engine.stats().num_steps
         wait_until(lambda: engine.stats().num_steps > steps + 2)
