@@ -12,7 +12,7 @@ class Uplink:
     """Through two pieces of page-locked memory on a stream of its own: one is filled while the other is on its way.
 
     A GPU waits for what it computes before it copies from ordinary memory itself; and page-locked memory that is asked for
-    later, a piece for each adapter, held up the engine's steps by up to 0.3 s. Any thread, one at a time.
+    later, some for each adapter, made one step in a hundred 56 ms long, now 6.4 (H200). Any thread, one at a time.
     """
 
     def __init__(self, device: torch.device) -> None:
